@@ -1,0 +1,237 @@
+"""The parameters of each chapter: a frozen dataclass, three profiles of defaults, and any value set over them by name.
+
+`smoke` touches every mechanism in seconds and supports no claim; `quick` is what the site shows; `paper` is the
+paper's scale.
+"""
+
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from cllib.errors import UserError, one_of, within
+from cllib.learners import METHODS, LearnerConfig
+from cllib.models.classic import ClassicConfig
+from cllib.models.memory_head import MemoryHeadConfig
+from cllib.streams import IMAGE_STREAMS, PLANE_STREAMS
+
+PROFILES = ("smoke", "quick", "paper")
+DEVICES = ("auto", "cpu", "cuda")
+MODELS = ("mh", "lp", "mlp")
+
+
+@dataclass(frozen=True)
+class MemoryHeadChapter:
+    """Chapter 1. Behind each knob: the paper's symbol and the original command line's flag.
+
+    The knobs from `benchmark` on describe one experiment, the reader's own; the tables and ablations of the chapter
+    use the
+    published settings written beside them, and take from here what concerns all: seeds, device, streams.
+    """
+
+    profile: str = "quick"
+    device: str = "auto"  # --device; auto: a GPU where there is one
+    seeds: int = 20  # runs behind every number
+    seed: int = 1234  # --seed: the first one; the others follow
+    streams: tuple[str, ...] = PLANE_STREAMS  # columns of the tables
+    step_sizes: tuple[float, ...] = (0.001, 0.01, 0.1)  # tried for every competitor
+    grid_seeds: int = 3  # runs per point of the settings grid; 0 leaves the grid out
+    grid_decay: bool = False  # the printed grid's three weight decays (1152 points instead of 384)
+    surface_step: float = 0.02  # spacing of the decision surface's grid
+    frames: int = 41  # pictures in the film of a stream
+    image_seeds: int = 10
+    image_stream: str = "ns-digits"
+    data_dir: str | None = None  # where ns-cifar100 is downloaded to, or mini-ImageNet lies
+    image_classes: int = 100  # of ns-cifar100 and ns-imagenet: only the first so many
+    backbone: str = "resnet18.tv_in1k"  # frozen timm network behind ns-cifar100 and ns-imagenet
+    backbone_weights: str = "pretrained"  # or the path of a local checkpoint
+
+    benchmark: str = "modes-cdi"  # --benchmark
+    model: str = "mh"  # --model
+    hidden: int = 25  # --hidden, of mlp
+    bias: bool = True  # --bias
+    step_size: float = 0.1  # rho, --beta_m
+    weight_decay: float = 0.0  # --weight_decay
+    optimizer: str = "sgd"  # --optimizer
+    loss: str = "xent"  # --loss
+    units: int = 16  # m, --key_mem_units
+    top: int = 2  # delta, --delta
+    distance: str = "euclidean"  # the original command line can only do cosine
+    query: str = "identity"  # psi, --psi
+    key_size: int | None = None  # d, --key_size
+    key_step: float = 0.01  # beta, --beta_k
+    sharpness: float = 25.0  # gamma_alpha
+    match_threshold: float = 0.95  # tau_alpha
+    use_threshold: int = 50  # tau_mu
+    age_threshold: int = 50  # tau_eta
+    memory_update: str = "WTA"  # --upd_m
+    key_update: str = "ad_hoc_WTA"  # --upd_k
+    scramble: bool = True  # --scramble
+    random_memories: bool = False
+    shared_keys: bool = True  # --shared_keys
+    when: str = "POST"
+    threshold_bug: bool = False  # the released cosine test
+    method: str = "vanilla"  # --competitor
+    buffer_size: int = 24  # --buffer_size
+    replay_size: int = 4  # r, --buffer_batch_size
+    gdumb_epochs: int = 10  # --gdumb_epochs
+    ensemble_size: int = 5  # --ensembled_models
+    off_by_one: bool = False  # the released reservoir
+    eval_chunk: int = 10_000  # --eval_chunk_size: test samples scored at once
+    track_every: int = 50  # --wandb: online accuracy is kept per this many samples, in the run record
+    watch: bool = False  # --watch: also the size of every parameter after each experience
+    draw_plots: bool = True  # --draw_plots: decision surfaces of this experiment (plane streams)
+
+    def __post_init__(self) -> None:
+        one_of("profile", self.profile, PROFILES)
+        one_of("device", self.device, DEVICES)
+        one_of("model", self.model, MODELS)
+        one_of("benchmark", self.benchmark, PLANE_STREAMS + IMAGE_STREAMS)
+        one_of("image_stream", self.image_stream, IMAGE_STREAMS)
+        for stream in self.streams:
+            one_of("streams", stream, PLANE_STREAMS)
+        if not self.streams:
+            raise UserError(f"streams is empty: allowed are {', '.join(PLANE_STREAMS)}")
+        for name in ("seeds", "image_seeds", "eval_chunk", "track_every", "frames", "image_classes"):
+            within(name, getattr(self, name), 1)
+        for name in ("seed", "grid_seeds"):
+            within(name, getattr(self, name), 0)
+        within("surface_step", self.surface_step, 0.005, 0.5)
+        if not self.step_sizes:
+            raise UserError("step_sizes is empty: give at least one step size, a number above 0")
+        for step_size in self.step_sizes:
+            within("step_sizes", step_size, 1e-12)
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("device = 'cuda': this machine has no GPU that torch can use; allowed here are auto, cpu")
+        self.experiment()
+
+    @property
+    def runs(self) -> list[int]:
+        """The seeds of the runs."""
+        return list(range(self.seed, self.seed + self.seeds))
+
+    @property
+    def on(self) -> str:
+        """The device to run on: "cpu" or "cuda"."""
+        if self.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        return self.device
+
+    def experiment(self) -> LearnerConfig:
+        """The reader's own experiment. Raises UserError for a value its parts refuse."""
+        one_of("method", self.method, METHODS)
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        memory_head = MemoryHeadConfig(**{f.name: given[f.name] for f in fields(MemoryHeadConfig)})
+        head = memory_head if self.model == "mh" else ClassicConfig(self.model, self.hidden, self.bias)
+        return LearnerConfig(head, **{f.name: given[f.name] for f in fields(LearnerConfig) if f.name != "head"})
+
+
+DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+    "01_memory_head": {
+        "smoke": {
+            "seeds": 2,
+            "streams": ("modes-cdi", "moons-cdid"),
+            "step_sizes": (0.1,),
+            "grid_seeds": 0,
+            "surface_step": 0.1,
+            "frames": 5,
+            "image_seeds": 2,
+        },
+        "quick": {},
+        "paper": {
+            "seeds": 50,
+            "grid_decay": True,
+            "surface_step": 0.01,
+            "image_stream": "ns-cifar100",
+            "image_seeds": 5,
+        },
+    },
+}
+CHAPTERS: dict[str, type[MemoryHeadChapter]] = {"01_memory_head": MemoryHeadChapter}
+
+
+def names() -> tuple[str, ...]:
+    """All chapters, in the book's order."""
+    return tuple(CHAPTERS)
+
+
+def settings(chapter: str, profile: str | None = None, **given: Any) -> MemoryHeadChapter:
+    """A chapter's parameters: the profile's defaults with `given` set over them; None means the default.
+
+    Without a profile, the environment's CLLIB_PROFILE, else "quick". Raises UserError for an unknown name or
+    impossible value.
+    """
+    one_of("chapter", chapter, names())
+    profile = profile or os.environ.get("CLLIB_PROFILE") or "quick"
+    one_of("profile", profile, PROFILES)
+    for name in given:
+        known(chapter, name)
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return CHAPTERS[chapter](profile=profile, **{**DEFAULTS[chapter][profile], **checked(chapter, chosen)})
+
+
+def from_notebook(chapter: str, namespace: Mapping[str, Any]) -> MemoryHeadChapter:
+    """A chapter's parameters from the variables of its parameters cell, in `globals()`."""
+    given = {f.name: namespace[f.name] for f in fields(CHAPTERS[chapter]) if f.name in namespace}
+    return settings(chapter, **given)
+
+
+def known(chapter: str, name: str) -> None:
+    """Raise UserError unless the chapter has a parameter of this name (the profile is set beside the parameters)."""
+    allowed = tuple(f.name for f in fields(CHAPTERS[chapter]) if f.name != "profile")
+    if name not in allowed:
+        raise UserError(f"{chapter} has no parameter {name!r}: allowed are {', '.join(allowed)}")
+
+
+def parse(chapter: str, pairs: Mapping[str, str]) -> dict[str, Any]:
+    """Typed values of `name=text` pairs from a command line. Raises UserError for an unknown name or a wrong type."""
+    one_of("chapter", chapter, names())
+    for name in pairs:
+        known(chapter, name)
+    hints = typing.get_type_hints(CHAPTERS[chapter])
+    return {name: convert(name, text, hints[name]) for name, text in pairs.items()}
+
+
+def convert(name: str, text: str, hint: Any) -> Any:
+    """`text` as the parameter's type: numbers, true / false, none, or a comma-separated list."""
+    if isinstance(hint, types.UnionType):
+        return None if text.lower() == "none" else convert(name, text, typing.get_args(hint)[0])
+    if typing.get_origin(hint) is tuple:
+        return tuple(convert(name, part.strip(), typing.get_args(hint)[0]) for part in text.split(",") if part.strip())
+    if hint is bool:
+        one_of(name, text.lower(), ("true", "false"))
+        return text.lower() == "true"
+    try:
+        return hint(text)
+    except ValueError:
+        raise UserError(f"{name} = {text!r}: must be {describe(hint)}") from None
+
+
+def checked(chapter: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values given in Python, held against the parameter's type; lists become tuples, whole numbers floats."""
+    hints = typing.get_type_hints(CHAPTERS[chapter])
+    return {name: fit(name, value, hints[name]) for name, value in given.items()}
+
+
+def fit(name: str, value: Any, hint: Any) -> Any:
+    """`value` if it has the parameter's type, or can be read as it without loss; UserError otherwise."""
+    if isinstance(hint, types.UnionType):
+        hint = typing.get_args(hint)[0]
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{name} = {value!r}: must be a list")
+        return tuple(fit(name, part, typing.get_args(hint)[0]) for part in value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise UserError(f"{name} = {value!r}: must be {describe(hint)}")
+    return value
+
+
+def describe(hint: type) -> str:
+    """A type in a reader's words."""
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[hint]

@@ -1,0 +1,18 @@
+"""The one exception a reader is meant to see."""
+
+
+class UserError(ValueError):
+    """A value, name or file the reader gave cannot be used; the message is one line that says what is allowed."""
+
+
+def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise `UserError` unless `value` is among `allowed`."""
+    if value not in allowed:
+        raise UserError(f"{name} = {value!r}: allowed are {', '.join(allowed)}")
+
+
+def within(name: str, value: float, low: float, high: float = float("inf")) -> None:
+    """Raise `UserError` unless `low <= value <= high` (so NaN never passes)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        limit = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
+        raise UserError(f"{name} = {value!r}: must be a number {limit}")

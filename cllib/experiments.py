@@ -1,0 +1,56 @@
+"""Several learners on one stream with the same seeds, run together where they can be, and saved."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cllib.learners import LearnerConfig
+from cllib.models.memory_head import PER_RUN, MemoryHeadConfig
+from cllib.results import Record, records, save
+from cllib.streams import Stream
+from cllib.training import run
+
+
+def shape(config: LearnerConfig) -> LearnerConfig:
+    """The configuration without the numbers in which runs of one program may differ."""
+    head = config.head
+    if isinstance(head, MemoryHeadConfig):
+        zeros: dict[str, Any] = dict.fromkeys(PER_RUN, 0)
+        head = replace(head, **zeros)
+    return replace(config, head=head, step_size=0.0, weight_decay=0.0)
+
+
+def together(learners: Mapping[str, LearnerConfig]) -> list[dict[str, LearnerConfig]]:
+    """Learners grouped by `shape`, in order of appearance."""
+    groups: dict[LearnerConfig, dict[str, LearnerConfig]] = {}
+    for label, config in learners.items():
+        groups.setdefault(shape(config), {})[label] = config
+    return list(groups.values())
+
+
+def compare(
+    experiment: str,
+    stream: Stream,
+    learners: Mapping[str, LearnerConfig],
+    seeds: Sequence[int],
+    profile: str,
+    where: Path,
+    order: str = "published",
+    device: str = "cpu",
+    **options: Any,
+) -> list[Record]:
+    """Run every learner with every seed over the stream, save one record per learner in `where`, return them in order.
+
+    order: "published", or "own": every run draws its sample order inside experiences from its seed. options: see
+    `training.train`.
+    """
+    made: dict[str, Record] = {}
+    for group in together(learners):
+        configs = [config for config in group.values() for _ in seeds]
+        outcome = run(stream, configs, [*seeds] * len(group), order == "own", device, **options)
+        for record in records(experiment, stream, group, seeds, outcome, profile, order, device):
+            made[record.label] = record
+    ordered = [made[label] for label in learners]
+    save(ordered, where)
+    return ordered

@@ -1,0 +1,69 @@
+"""GDumb (Prabhu et al. 2020): keep a class-balanced store, learn from scratch on it at the end of each experience."""
+
+import torch
+from torch import Tensor
+
+from cllib.errors import within
+from cllib.learners.vanilla import Vanilla
+from cllib.memory import DROPPED, ClassBalance, Store, mean_weights
+from cllib.models.classic import Head
+from cllib.optim import SGD, Adam
+from cllib.randomness import draw, generator
+from cllib.streams import Experience
+
+
+class GDumb(Vanilla):
+    """No online step; `epochs` over the store in shuffled batches of `batch`, from the initial weights,
+    cross-entropy.
+    """
+
+    def __init__(
+        self, head: Head, optimiser: SGD | Adam, steps: int, size: int, batch: int, classes: int, epochs: int = 10
+    ) -> None:
+        super().__init__(head, optimiser, "xent")
+        within("gdumb_epochs", epochs, 1)
+        self.batch, self.epochs = batch, epochs
+        self.balance = ClassBalance(self.runs, size, classes, head.device)
+        self.store = Store(self.runs, size, head.device)
+        self.u = draw(head.seeds, "memory", lambda g: torch.rand(steps, generator=g)).to(head.device)
+        self.shuffles = [generator(seed, "gdumb") for seed in head.seeds]
+
+    def observe(self, x: Tensor, y: Tensor) -> Tensor:
+        """Store or refuse the sample; the logits are those of the last head trained."""
+        self.store.write(self.balance.slot(y[:, 0], self.u[:, self.t]), x=x[:, 0], y=y[:, 0])
+        self.t += 1
+        return self.head.logits(x)
+
+    def finish(self, experience: Experience) -> None:
+        self.head.reset()
+        self.optimiser.reset()
+        for _ in range(self.epochs):
+            for index in self._epoch().split(self.batch, 1):
+                items = self.store.read(index)
+                gradients = self.head.learn(items["x"], self.on(items["y"], mean_weights(index)))[1]
+                self.optimiser.step(self.head.parameters, gradients)
+
+    def _epoch(self) -> Tensor:
+        """Slots in random order, free ones as DROPPED: `[R, size]`."""
+        size = self.store.size
+        order = torch.stack([torch.randperm(size, generator=g) for g in self.shuffles]).to(self.head.device)
+        return torch.where(self.balance.held.gather(1, order) == DROPPED, DROPPED, order)
+
+    def sizes(self) -> dict[str, int]:
+        return {**super().sizes(), "buffer": self.store.floats()}
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        shuffles = torch.stack([g.get_state() for g in self.shuffles])
+        kept = {
+            "store": self.store.state_dict(),
+            "balance": self.balance.state_dict(),
+            "shuffles": {"states": shuffles},
+        }
+        return {**super().state_dict(), **kept}
+
+    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+        super().load_state_dict(state)
+        self.store.load_state_dict(state["store"])
+        self.balance.load_state_dict(state["balance"])
+        for g, saved in zip(self.shuffles, state["shuffles"]["states"], strict=True):
+            g.set_state(saved)

@@ -1,0 +1,141 @@
+"""What is remembered: which item goes where, drawn per seed beforehand, and a store with a leading run axis.
+
+Where an item goes never depends on what it is (reservoir, random overwrite), or on its label only (GDumb), so all
+indices of a stream are drawn at once from the run's own generators: R runs in one program equal R programs.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cllib.randomness import draw
+
+DROPPED = -1
+
+
+def reservoir_slots(seeds: Sequence[int], steps: int, size: int, off_by_one: bool = False) -> Tensor:
+    """Algorithm R (Vitter 1985): slot of each item, `[R, T]`, or DROPPED; every item is kept with probability size /
+    seen.
+
+    off_by_one: the released code draws from 0 .. n_seen - 1 *before* counting the item, so the first overflow item is
+    always stored and early items survive less often (spec, P8).
+    """
+    t = torch.arange(steps)
+    span = (t + (0 if off_by_one else 1)).clamp(min=1)
+    u = draw(seeds, "memory", lambda g: torch.rand(steps, generator=g, dtype=torch.float64))
+    slot = (u * span).long()
+    slot = torch.where(slot < size, slot, DROPPED)
+    return torch.where(t < size, t, slot)
+
+
+def overwrite_slots(seeds: Sequence[int], steps: int, size: int) -> Tensor:
+    """ER random: fill, then with probability 1/2 overwrite a uniformly chosen slot: `[R, T]`, DROPPED for the
+    others.
+    """
+    t = torch.arange(steps)
+    u = draw(seeds, "memory", lambda g: torch.rand(2, steps, generator=g, dtype=torch.float64))
+    slot = torch.where(u[:, 0] < 0.5, (u[:, 1] * size).long(), DROPPED)
+    return torch.where(t < size, t, slot)
+
+
+def replay_draws(seeds: Sequence[int], steps: int, size: int, batch: int, purpose: str = "replay") -> Tensor:
+    """Items to replay at each step, uniform without replacement among those stored before it: `[R, T, batch]`.
+
+    With fewer than `batch` items stored, the rest is DROPPED. Floyd's algorithm, all steps and runs at once.
+    """
+    stored = torch.arange(steps).clamp(max=size)
+    wanted = stored.clamp(max=batch)
+    u = draw(seeds, purpose, lambda g: torch.rand(batch, steps, generator=g, dtype=torch.float64))
+    chosen = torch.full((len(seeds), steps, batch), DROPPED)
+    for k in range(batch):
+        last = stored - wanted + k
+        pick = (u[:, k] * (last + 1)).long()  # [R, T]
+        taken = (chosen[..., :k] == pick.unsqueeze(-1)).any(-1)
+        pick = torch.where(taken, last, pick)
+        chosen[..., k] = torch.where(k < wanted, pick, DROPPED)
+    return chosen
+
+
+class ClassBalance:
+    """GDumb's greedy class-balanced choice for R runs (spec, section 3; P9).
+
+    With C classes stored the quota is size // C. An item is taken if its class is unseen or below quota; when the
+    store is full it replaces a random item of the largest class (on ties the class stored first).
+    """
+
+    def __init__(self, runs: int, size: int, classes: int, device: str | torch.device = "cpu") -> None:
+        self.size = size
+        self.held = torch.full((runs, size), DROPPED, device=device)
+        self.counts = torch.zeros(runs, classes, dtype=torch.long, device=device)
+        self.since = torch.full((runs, classes), 2**30, device=device)  # when a class was first stored
+        self.seen = 0
+
+    def slot(self, y: Tensor, u: Tensor) -> Tensor:
+        """Where the next item of class `y: [R]` goes, `[R]`, or DROPPED; `u: [R]` in [0, 1) picks the victim."""
+        row, stored = torch.arange(len(y), device=y.device), self.counts.sum(1)
+        mine = self.counts[row, y]
+        take = (mine == 0) | (mine < self.size // (self.counts > 0).sum(1).clamp(min=1))
+        largest = (self.counts * 2**31 - self.since).argmax(1)
+        slot = torch.where(stored >= self.size, self._victim(largest, u), stored.clamp(max=self.size - 1))
+        evicts, into = take & (stored >= self.size), row[take]
+        self.counts[row[evicts], largest[evicts]] -= 1
+        self.counts[into, y[take]] += 1
+        self.since[into, y[take]] = self.since[into, y[take]].clamp(max=self.seen)
+        self.held[into, slot[take]] = y[take]
+        self.seen += 1
+        return torch.where(take, slot, DROPPED)
+
+    def _victim(self, largest: Tensor, u: Tensor) -> Tensor:
+        """A random slot among those holding class `largest: [R]`."""
+        candidates = self.held == largest.unsqueeze(1)  # [R, size]
+        nth = (u * candidates.sum(1)).long()
+        return (candidates & (candidates.cumsum(1) == nth.unsqueeze(1) + 1)).int().argmax(1)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {
+            "held": self.held.clone(),
+            "counts": self.counts.clone(),
+            "since": self.since.clone(),
+            "seen": torch.tensor(self.seen),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.held, self.counts, self.since = (state[name].clone() for name in ("held", "counts", "since"))
+        self.seen = int(state["seen"])
+
+
+class Store:
+    """R stores of `size` items each; an item is a set of named tensors, e.g. x `[n]`, y `[]`, logits `[c]`."""
+
+    def __init__(self, runs: int, size: int, device: str | torch.device = "cpu") -> None:
+        self.runs, self.size, self.device = runs, size, device
+        self.items: dict[str, Tensor] = {}
+        self._row = torch.arange(runs, device=device)
+
+    def write(self, slot: Tensor, **item: Tensor) -> None:
+        """Put `item[name]: [R, ...]` at `slot: [R]`; DROPPED slots go to a spare row that is never read."""
+        for name, value in item.items():
+            if name not in self.items:
+                self.items[name] = value.new_zeros(self.runs, self.size + 1, *value.shape[1:])
+            self.items[name][self._row, slot] = value  # DROPPED = -1 is the spare row
+
+    def read(self, index: Tensor) -> dict[str, Tensor]:
+        """Items at `index: [R, k]`: `[R, k, ...]` each."""
+        return {name: values[self._row.unsqueeze(1), index] for name, values in self.items.items()}
+
+    def floats(self) -> int:
+        """Numbers kept per run."""
+        return sum(values[0, : self.size].numel() for values in self.items.values())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: values.clone() for name, values in self.items.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.items = {name: values.clone() for name, values in state.items()}
+
+
+def mean_weights(index: Tensor) -> Tensor:
+    """Weights that make a sum over replayed items their mean: `[R, k, 1]`, 0 where DROPPED."""
+    present = (index != DROPPED).float()
+    return (present / present.sum(-1, keepdim=True).clamp(min=1)).unsqueeze(-1)

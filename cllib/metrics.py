@@ -1,0 +1,104 @@
+"""Everything computed from the accuracy matrix, each with its formula: one matrix gives several "forgettings".
+
+R[i, j] is the accuracy on test set j after training through experience i (0-based here, z experiences in all). Every
+function takes an array `[..., z, z]` and returns `[...]`. Test sets weigh equally, whatever their size. With z = 1
+only `accuracy` is defined; the others are 0.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+
+
+def _matrix(r: ArrayLike) -> Array:
+    matrix = np.asarray(r, dtype=np.float64)
+    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
+        raise ValueError(f"accuracy matrix of shape {matrix.shape}: must be [..., z, z]")
+    return matrix
+
+
+def accuracy(r: ArrayLike) -> Array:
+    """Acc = mean_j R[z-1, j]: mean accuracy at the end (CCM papers; "average accuracy" everywhere)."""
+    return _matrix(r)[..., -1, :].mean(-1)
+
+
+def forgetting(r: ArrayLike) -> Array:
+    """Forg = mean_{j<z-1} ( max_{i<z-1} R[i, j] - R[z-1, j] ), the Memory Head papers' definition.
+
+    The maximum runs over *all* earlier rows, also those before test set j was learned; may be negative.
+    """
+    m = _matrix(r)
+    return (m[..., :-1, :-1].max(-2) - m[..., -1, :-1]).mean(-1) if m.shape[-1] > 1 else m[..., 0, 0] * 0
+
+
+def forgetting_chaudhry(r: ArrayLike) -> Array:
+    """F = mean_{j<z-1} ( max_{j<=i<z-1} R[i, j] - R[z-1, j] ) (Chaudhry et al. 2018, eq. 3); may be negative."""
+    m = _matrix(r)
+    z = m.shape[-1]
+    return _mean([m[..., j:-1, j].max(-1) - m[..., -1, j] for j in range(z - 1)], m)
+
+
+def forgetting_clipped(r: ArrayLike) -> Array:
+    """mean_{j<z-1} ( max_i R[i, j] - R[z-1, j] ) with the last row in the maximum: never negative (Mammoth, PyCIL)."""
+    m = _matrix(r)
+    return (m[..., :-1].max(-2) - m[..., -1, :-1]).mean(-1) if m.shape[-1] > 1 else m[..., 0, 0] * 0
+
+
+def forgetting_first_last(r: ArrayLike) -> Array:
+    """mean_{j<z-1} ( R[j, j] - R[z-1, j] ) = -BWT (Avalanche's Forgetting)."""
+    return -backward_transfer(r)
+
+
+def backward_transfer(r: ArrayLike) -> Array:
+    """BWT = mean_{j<z-1} ( R[z-1, j] - R[j, j] ) (Lopez-Paz & Ranzato 2017)."""
+    m = _matrix(r)
+    return _mean([m[..., -1, j] - m[..., j, j] for j in range(m.shape[-1] - 1)], m)
+
+
+def backward(r: ArrayLike) -> Array:
+    """Bwd = max( 0, 2 / (z (z-1)) sum_{i>j} (R[i, j] - R[j, j]) ), the Memory Head papers' definition."""
+    m = _matrix(r)
+    z = m.shape[-1]
+    gains = [m[..., i, j] - m[..., j, j] for i in range(z) for j in range(i)]
+    return np.maximum(_mean(gains, m), 0)
+
+
+def forward(r: ArrayLike) -> Array:
+    """Fwd = 2 / (z (z-1)) sum_{i<j} R[i, j]: accuracy on what is still to come, no baseline removed (Memory Head
+    papers).
+    """
+    m = _matrix(r)
+    z = m.shape[-1]
+    return _mean([m[..., i, j] for i in range(z) for j in range(i + 1, z)], m)
+
+
+def _mean(terms: list[Array], like: Array) -> Array:
+    """Mean over a list of `[...]` arrays; zeros where the list is empty (z = 1)."""
+    return np.mean(terms, axis=0) if terms else like[..., 0, 0] * 0
+
+
+METRICS: dict[str, Callable[[ArrayLike], Array]] = {
+    "Acc": accuracy,
+    "Forg": forgetting,
+    "Bwd": backward,
+    "Fwd": forward,
+    "Forg (Chaudhry)": forgetting_chaudhry,
+    "Forg (clipped)": forgetting_clipped,
+    "Forg (first - last)": forgetting_first_last,
+    "BWT": backward_transfer,
+}
+
+
+def half_width(std: float, n: int, level: float = 0.95) -> float:
+    """Half of Student's t interval for a mean of n values with this sample standard deviation (infinite for n = 1)."""
+    return float(stats.t.ppf((1 + level) / 2, n - 1) * std / np.sqrt(n)) if n > 1 else float("inf")
+
+
+def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Mean of n values and the half-width of its interval."""
+    v = np.asarray(values, dtype=np.float64)
+    return float(v.mean()), half_width(v.std(ddof=1), v.size, level) if v.size > 1 else float("inf")
