@@ -41,9 +41,10 @@ class MemoryHeadChapter:
     step_sizes: tuple[float, ...] = (0.001, 0.01, 0.1)  # tried for every competitor
     grid_seeds: int = 3  # runs per point of the settings grid; 0 leaves the grid out
     grid_decay: bool = False  # the printed grid's three weight decays (1152 points instead of 384)
+    thin: int = 1  # every how-many-th training sample is shown
     surface_step: float = 0.02  # spacing of the decision surface's grid
     frames: int = 41  # pictures in the film of a stream
-    image_seeds: int = 10
+    image_seeds: int = 5
     image_stream: str = "ns-digits"
     data_dir: str | None = None  # where ns-cifar100 is downloaded to, or mini-ImageNet lies
     image_classes: int = 100  # of ns-cifar100 and ns-imagenet: only the first so many
@@ -96,7 +97,7 @@ class MemoryHeadChapter:
             one_of("streams", stream, PLANE_STREAMS)
         if not self.streams:
             raise UserError(f"streams is empty: allowed are {', '.join(PLANE_STREAMS)}")
-        for name in ("seeds", "image_seeds", "eval_chunk", "track_every", "frames", "image_classes"):
+        for name in ("seeds", "image_seeds", "eval_chunk", "track_every", "frames", "image_classes", "thin"):
             within(name, getattr(self, name), 1)
         for name in ("seed", "grid_seeds"):
             within(name, getattr(self, name), 0)
@@ -134,9 +135,10 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "01_memory_head": {
         "smoke": {
             "seeds": 2,
-            "streams": ("modes-cdi", "moons-cdid"),
+            "streams": ("modes-cdi",),
             "step_sizes": (0.1,),
             "grid_seeds": 0,
+            "thin": 10,
             "surface_step": 0.1,
             "frames": 5,
             "image_seeds": 2,

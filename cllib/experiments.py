@@ -1,7 +1,8 @@
 """Several learners on one stream with the same seeds, run together where they can be, and saved."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,12 @@ def compare(
     learners: Mapping[str, LearnerConfig],
     seeds: Sequence[int],
     profile: str,
-    where: Path,
+    where: Path | None,
     order: str = "published",
     device: str = "cpu",
     **options: Any,
 ) -> list[Record]:
-    """Run every learner with every seed over the stream, save one record per learner in `where`, return them in order.
+    """Run every learner with every seed over the stream, return one record per learner, saved in `where` if given.
 
     order: "published", or "own": every run draws its sample order inside experiences from its seed. options: see
     `training.train`.
@@ -52,5 +53,19 @@ def compare(
         for record in records(experiment, stream, group, seeds, outcome, profile, order, device):
             made[record.label] = record
     ordered = [made[label] for label in learners]
-    save(ordered, where)
+    if where is not None:
+        save(ordered, where)
     return ordered
+
+
+def vary(base: LearnerConfig, **changes: Any) -> LearnerConfig:
+    """The configuration with other values, whether they belong to the learner or to its head."""
+    mine = {name: value for name, value in changes.items() if name in {f.name for f in fields(LearnerConfig)}}
+    others = {name: value for name, value in changes.items() if name not in mine}
+    return replace(base, head=replace(base.head, **others), **mine)
+
+
+def grid(label: str, base: LearnerConfig, **axes: Sequence[Any]) -> dict[str, LearnerConfig]:
+    """All combinations of values around a configuration, labelled "LABEL @ name=value ..."."""
+    points = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    return {f"{label} @ " + " ".join(f"{k}={v:g}" for k, v in point.items()): vary(base, **point) for point in points}

@@ -3,9 +3,10 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import date
 from functools import cache
 from importlib.metadata import version
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cllib.datasets.files import hash_arrays, write_atomic
+from cllib.datasets.files import hash_arrays, writable_folder, write_atomic
 from cllib.errors import UserError
 from cllib.learners import LearnerConfig
 from cllib.metrics import METRICS, Array, half_width, interval
@@ -38,7 +39,8 @@ class Record:
 
     test, validation: accuracy matrices `[n][E][E]` (rounded to 1e-4); online: accuracy before learning, per window,
     `[n][W]`.
-    order: "published", or "own" where every run drew its sample order. data: hash of the arrays the run really used.
+    order: "published", or "own" where every run drew its sample order. data: hash of the arrays the run really used;
+    whole: False if the stream was thinned out.
     """
 
     experiment: str
@@ -58,6 +60,7 @@ class Record:
     seconds: float
     cpu_seconds: float
     data: str
+    whole: bool
     device: str
     versions: dict[str, str]
     commit: str
@@ -81,9 +84,16 @@ class Record:
 # ---------------------------------------------------------------------------------------------------
 
 
-def folder(chapter: str, profile: str) -> Path:
-    """Where the runs of a chapter live: under CLLIB_ARTIFACTS, else `artifacts` of the checkout."""
-    return Path(os.environ.get("CLLIB_ARTIFACTS", ROOT / "artifacts")) / profile / "runs" / chapter
+def fresh_folder(chapter: str, profile: str) -> Path:
+    """An empty folder for a chapter's runs, under CLLIB_ARTIFACTS, else `artifacts` of the checkout.
+
+    What an earlier execution left there goes: a ledger shall never mix runs of different settings or code. UserError if
+    the folder cannot be written.
+    """
+    where = Path(os.environ.get("CLLIB_ARTIFACTS", ROOT / "artifacts")) / profile / "runs" / chapter
+    shutil.rmtree(where, ignore_errors=True)
+    writable_folder(where)
+    return where
 
 
 def records(
@@ -97,7 +107,7 @@ def records(
     device: str,
 ) -> list[Record]:
     """Cut the outcome of one batched program (learners x seeds, learner-major) into one record per learner."""
-    n, count = len(seeds), len(learners)
+    n, count, data = len(seeds), len(learners), stream_hash(stream)
 
     def cut(values: Array, k: int) -> list[Any]:
         return np.round(values[k * n : (k + 1) * n], 4).tolist()
@@ -120,7 +130,8 @@ def records(
             sizes=outcome.sizes,
             seconds=round(outcome.seconds / count, 3),
             cpu_seconds=round(outcome.cpu_seconds / count, 3),
-            data=stream_hash(stream),
+            data=data,
+            whole=stream.whole,
             device=device_name(device),
             versions=versions(),
             commit=commit(),
@@ -204,16 +215,35 @@ def short(number: float) -> str:
 
 
 def best(made: Sequence[Record], by: str) -> list[Record]:
-    """Of the records that share method (label up to " @") and stream, the one with the best mean on `by`.
+    """Of the records that share a stream and a label (up to " @"), the one with the best mean accuracy on `by`.
 
-    by: "test" (as the published figure did: optimistic) or "validation". On ties the smaller step size. Labels lose "
-    @ ...".
+    by: "test" (as the published figure did: optimistic) or "validation". On ties: larger match_threshold, then smaller
+    key_step, then smaller step_size. The chosen records lose their " @ ...".
     """
     groups: dict[tuple[str, str], list[Record]] = {}
-    for record in sorted(made, key=lambda r: r.learner["step_size"]):
+    for record in sorted(made, key=_preference):
         groups.setdefault((record.label.partition(" @")[0], record.stream), []).append(record)
-    score = (lambda r: r.metric("Acc").mean()) if by == "test" else (lambda r: r.validation_accuracy().mean())
-    return [Record(**{**vars(max(group, key=score)), "label": label}) for (label, _), group in groups.items()]
+    score = _test_accuracy if by == "test" else _validation_accuracy
+    return [replace(max(group, key=score), label=label) for (label, _), group in groups.items()]
+
+
+def _preference(record: Record) -> tuple[float, ...]:
+    head = record.learner["head"]
+    return -head.get("match_threshold", 0), head.get("key_step", 0), record.learner["step_size"]
+
+
+def _test_accuracy(record: Record) -> float:
+    return float(record.metric("Acc").mean())
+
+
+def _validation_accuracy(record: Record) -> float:
+    return float(record.validation_accuracy().mean())
+
+
+def published(chapter: str) -> dict[str, Any]:
+    """What `data/published/CHAPTER.json` holds: sources, tables, orders, settings."""
+    content: dict[str, Any] = json.loads((PUBLISHED / f"{chapter}.json").read_text())
+    return content
 
 
 # --- the ledger
@@ -242,22 +272,11 @@ class Claim:
 
 def claims(chapter: str) -> list[Claim]:
     """A chapter's claims from `data/published/CHAPTER.json`."""
-    published = json.loads((PUBLISHED / f"{chapter}.json").read_text())
-    values = [claim for table in published["tables"] for claim in _table_claims(table)]
-    ordered = [
-        Claim(
-            o["source"],
-            o["text"],
-            o["experiment"],
-            o["stream"],
-            o["metric"],
-            o["better"],
-            worse=o["worse"],
-            stand_ins=tuple(o.get("stand_ins", ())),
-        )
-        for o in published["orders"]
-    ]
-    return ordered + values
+    content = published(chapter)
+    orders = [{**order, "label": order["better"]} for order in content["orders"]]
+    names = [f.name for f in fields(Claim)]
+    ordered = [Claim(**{name: order[name] for name in names if name in order}) for order in orders]
+    return ordered + [claim for table in content["tables"] for claim in _table_claims(table)]
 
 
 def _table_claims(table: dict[str, Any]) -> Iterable[Claim]:
@@ -278,11 +297,22 @@ def judge(claim: Claim, made: Sequence[Record]) -> dict[str, Any]:
     """One row of the ledger: the verdict on a claim from saved runs.
 
     A value is reproduced if our mean lies within `allowed` of it, an order if the 95 % interval of the difference,
-    paired by seed, lies above 0. Runs of the smoke profile and stand-in streams show a mechanism only.
+    paired by seed, lies above 0. Runs of the smoke profile, of one seed, on thinned-out or stand-in streams show a
+    mechanism only.
     """
     by_place = {(r.experiment, r.label, r.stream): r for r in made}
     places = [s for s in (claim.stream, *claim.stand_ins) if (claim.experiment, claim.label, s) in by_place]
-    row = {"source": claim.source, "claim": claim.text, "published": claim.value, "ours": None, "half": None, "n": 0}
+    row = {
+        "source": claim.source,
+        "claim": claim.text,
+        "label": claim.label,
+        "metric": claim.metric,
+        "published": claim.value,
+        "published_half": half_width(claim.std, claim.n) if claim.std is not None else None,
+        "ours": None,
+        "half": None,
+        "n": 0,
+    }
     if not places or (claim.worse and (claim.experiment, claim.worse, places[0]) not in by_place):
         return {**row, "stream": claim.stream, "verdict": "not run"}
     ours = by_place[claim.experiment, claim.label, places[0]]
@@ -292,7 +322,7 @@ def judge(claim: Claim, made: Sequence[Record]) -> dict[str, Any]:
     mean, half = interval(values)
     holds = mean - half > 0 if claim.value is None else abs(mean - claim.value) <= allowed(half, claim)
     verdict = "reproduced" if holds else "not reproduced"
-    if ours.profile == "smoke" or places[0] != claim.stream:
+    if ours.profile == "smoke" or not ours.whole or ours.n < 2 or places[0] != claim.stream:
         verdict = "mechanism only"
     return {**row, "stream": places[0], "ours": mean, "half": half, "n": ours.n, "verdict": verdict}
 
@@ -300,3 +330,37 @@ def judge(claim: Claim, made: Sequence[Record]) -> dict[str, Any]:
 def ledger(chapter: str, made: Sequence[Record]) -> pd.DataFrame:
     """All claims of a chapter with our numbers and verdicts."""
     return pd.DataFrame([judge(claim, made) for claim in claims(chapter)])
+
+
+MARKS = {"reproduced": "=", "not reproduced": "!", "mechanism only": "~", "not run": ""}
+
+
+def side_by_side(judged: pd.DataFrame, source: str) -> pd.DataFrame:
+    """One published table with our numbers in it: cells "published | ours" with a mark of the verdict (`MARKS`)."""
+    part = judged[(judged["source"] == source) & judged["published"].notna()]
+    numbers = zip(part["published"], part["ours"], part["verdict"], strict=True)
+    cells = [f"{short(a)} | {short(b)} {MARKS[v]}" if b is not None else f"{short(a)} | -" for a, b, v in numbers]
+    wide = part.assign(cell=cells).pivot(index="label", columns="stream", values="cell")
+    return wide.reindex(index=part["label"].unique(), columns=part["stream"].unique())
+
+
+def readable(judged: pd.DataFrame) -> pd.DataFrame:
+    """The ledger for readers: a claim a line, published and our numbers with the rule's verdict, sources in full
+    once.
+    """
+    ours = [
+        "" if mean is None else f"{short(mean)} ± {short(half)}"
+        for mean, half in zip(judged["ours"], judged["half"], strict=True)
+    ]
+    theirs = ["" if value is None else short(value) for value in judged["published"]]
+    shown = judged[["source", "claim", "stream"]].assign(
+        published=theirs, ours=ours, n=judged["n"], verdict=judged["verdict"]
+    )
+    return shown.set_index(["source", "claim"])
+
+
+def this_run(settings: Any) -> str:
+    """One line that says what a copy of a chapter was made with."""
+    named = ", ".join(f"{name} {number}" for name, number in versions().items())
+    made = f"{date.today().isoformat()}, commit {commit()}"
+    return f"{settings.profile} profile, n = {settings.seeds} seeds, {device_name(settings.on)}, {made}; {named}"

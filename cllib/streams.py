@@ -46,6 +46,7 @@ class Stream:
     only.
 
     sortable: whether samples inside an experience may be reordered without changing what the stream is (CDID: no).
+    whole: False if only a part of the training samples is shown.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Stream:
     tests: tuple[Experience, ...]
     validations: tuple[Experience, ...]
     sortable: bool = True
+    whole: bool = True
 
     @property
     def inputs(self) -> int:
@@ -72,6 +74,12 @@ class Stream:
         return replace(
             self, experiences=moved(self.experiences), tests=moved(self.tests), validations=moved(self.validations)
         )
+
+
+def thinned(stream: Stream, every: int) -> Stream:
+    """The stream with only every so many-th training sample; tests stay whole."""
+    parts = tuple(replace(e, x=e.x[::every], y=e.y[::every]) for e in stream.experiences)
+    return replace(stream, experiences=parts, whole=stream.whole and every == 1)
 
 
 def orders(stream: Stream, generators: list[torch.Generator] | None) -> list[Tensor]:
@@ -154,17 +162,19 @@ def image_stream(
     weights: str = "pretrained",
     classes: int = 100,
     device: str = "cpu",
+    validation: bool = False,
 ) -> Stream:
     """One of `IMAGE_STREAMS`: the embedded digits, or CIFAR-100 or mini-ImageNet in `data_dir` through a frozen
     network.
 
     CIFAR-100 is downloaded where it is missing (to the cache folder without `data_dir`). network, weights: see
-    `datasets.backbones.backbone`; classes: only the first so many. Raises UserError for data or weights that cannot
-    be had.
+    `datasets.backbones.backbone`; classes: only the first so many; validation: digits keep 20 of the
+    120 training samples of a class aside (the others always have a validation part). Raises UserError for data or
+    weights that cannot be had.
     """
     one_of("stream", name, IMAGE_STREAMS)
     if name == "ns-digits":
-        return noisy_stream(name, noisy_classes.ns_digits())
+        return noisy_stream(name, noisy_classes.ns_digits(sizes=(100, 20, 50) if validation else (120, 0, 50)))
     if name == "ns-imagenet" and data_dir is None:
         raise UserError("stream = 'ns-imagenet' needs data_dir, the folder that holds mini-ImageNet")
     net = backbone(network, weights)

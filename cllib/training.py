@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from cllib.learners import LearnerConfig, build
 from cllib.learners.vanilla import Vanilla

@@ -66,4 +66,4 @@ class GDumb(Vanilla):
         self.store.load_state_dict(state["store"])
         self.balance.load_state_dict(state["balance"])
         for g, saved in zip(self.shuffles, state["shuffles"]["states"], strict=True):
-            g.set_state(saved)
+            g.set_state(saved.clone())  # a view would crash: its offset is ignored

@@ -13,6 +13,7 @@ be traced.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +97,7 @@ _CHOICES = {
     "key_update": KEY_UPDATES,
     "when": ORDERS,
 }
+LARGE_UNIT = 4096  # floats; above, evaluation goes unit by unit
 # What may differ between the runs of one batched program: numbers that only enter arithmetic.
 PER_RUN = ("key_step", "sharpness", "match_threshold", "use_threshold", "age_threshold")
 
@@ -152,17 +154,18 @@ def side(name: str, size: int) -> int:
     return root
 
 
-def responses(keys: Tensor, psi: Tensor, distance: str) -> Tensor:
-    """r: `[N, B, m]` from keys `[N, m, d]` and queries `[N, B, d]`. Euclidean lies in (0, 1], 1 only on the key
-    itself.
+def responses(keys: Tensor, psi: Tensor, distance: str, fast: bool = False) -> Tensor:
+    """r: `[N, B, m]` from keys `[N, m, d]` and queries `[N, B, d]`. Euclidean lies in (0, 1], 1 only on the key itself.
+
+    fast: euclidean by one matrix product, which rounds differently; for evaluating many samples in many dimensions.
     """
     scale = keys.shape[-1] ** -0.5
-    if distance == "euclidean":
-        gap = psi.unsqueeze(2) - keys.unsqueeze(1)  # [N, B, m, d]
-        return torch.exp(
-            torch.mv((gap * gap).flatten(0, 2), keys.new_full((keys.shape[-1],), -scale)).view(gap.shape[:3])
-        )
-    return torch.matmul(psi, keys.transpose(1, 2)) * scale
+    if distance != "euclidean":
+        return torch.matmul(psi, keys.transpose(1, 2)) * scale
+    if fast:
+        return torch.exp(torch.cdist(psi, keys, compute_mode="use_mm_for_euclid_dist").square() * -scale)
+    gap = psi.unsqueeze(2) - keys.unsqueeze(1)  # [N, B, m, d]
+    return torch.exp(torch.mv((gap * gap).flatten(0, 2), keys.new_full((keys.shape[-1],), -scale)).view(gap.shape[:3]))
 
 
 def match(winning: Tensor, config: MemoryHeadConfig, key_size: int) -> Tensor:
@@ -201,6 +204,19 @@ def answers(memories: Tensor, index: Tensor, x1: Tensor) -> Tensor:
     flat = index + torch.arange(0, n * m, m, device=index.device).view(-1, 1, 1)
     units = memories.flatten(0, 1).index_select(0, flat.flatten()).view(-1, index.shape[-1] * o, i)  # [N B, D o, i]
     return torch.bmm(units, x1.reshape(-1, i, 1)).view(*index.shape, o)
+
+
+def answers_by_unit(memories: Tensor, index: Tensor, x1: Tensor) -> Tensor:
+    """The same as `answers`, unit by unit: no unit is copied per sample, so it pays for many samples and large
+    units.
+    """
+    n, m, o, _ = memories.shape
+    said = x1.new_empty(*index.shape, o)
+    for bank in range(n):
+        for j in range(m):
+            sample, place = (index[bank] == j).nonzero(as_tuple=True)
+            said[bank, sample, place] = x1[bank, sample] @ memories[bank, j].T
+    return said
 
 
 def mix(alpha: Tensor, said: Tensor) -> Tensor:
@@ -488,10 +504,13 @@ class MemoryHead:
         """Logits `[R, B, c]` of `x: [R, B, n]` in evaluation mode: nothing changes. Other `parameters` may be tried."""
         given = parameters or {}
         memories, keys = given.get("memories", self.bank.memories), given.get("keys", self.bank.keys)
+        if self.config.distance == "cosine" and self.config.key_update != "ad_hoc_WTA":
+            keys = F.normalize(keys, dim=-1)
         x = self._to_banks(x)
-        r = responses(keys, query(x, self.config), self.config.distance)
+        r = responses(keys, query(x, self.config), self.config.distance, fast=keys.shape[-1] > 16)
         index, alpha = attend(r, self.rates.sharpness, self.config.top)
-        said = answers(memories, index, with_one(x, self.config.bias))
+        speak = answers_by_unit if memories[0, 0].numel() > LARGE_UNIT else answers
+        said = speak(memories, index, with_one(x, self.config.bias))
         return self._to_runs(mix(alpha, said))
 
     def sizes(self) -> dict[str, int]:
@@ -509,7 +528,7 @@ class MemoryHead:
         for f in fields(Bank):
             getattr(self.bank, f.name).copy_(state[f.name])
         for g, saved in zip(self.fresh, state["fresh"], strict=True):
-            g.set_state(saved)
+            g.set_state(saved.clone())  # a view would crash: its offset is ignored
 
 
 # --- one layer for autograd
@@ -555,6 +574,9 @@ class MemoryHeadLayer(nn.Module):
         with torch.no_grad():
             return advance_(self._bank(), psi.detach(), r.detach(), winner, rates, self.config, fresh)
 
+    def _after_backward(self, psi: Tensor, r: Tensor, winner: Tensor, rates: Rates, gradient: Tensor) -> None:
+        self._advance(psi, r, winner, rates)
+
     def _alpha(self, alpha: Tensor) -> Tensor:
         """WTA memories: only the winner's alpha carries gradient."""
         return torch.cat([alpha[..., :1], alpha[..., 1:].detach()], -1) if self.config.memory_update == "WTA" else alpha
@@ -563,11 +585,15 @@ class MemoryHeadLayer(nn.Module):
         config, q = self.config, self.keys.shape[0]
         rates = stack_rates([config], q, x.device)
         learned = config.key_update != "ad_hoc_WTA"
+        keys = self.keys
         if learned and config.distance == "cosine":
-            self.keys.data.copy_(F.normalize(self.keys.data, dim=-1))
+            if self.training:
+                keys.data.copy_(F.normalize(keys.data, dim=-1))
+            else:
+                keys = F.normalize(keys, dim=-1)
         inputs = x.expand(q, *x.shape)  # [q, B, n]
         psi = query(inputs if learned and config.distance == "cosine" else inputs.detach(), config)
-        r = responses(self.keys, psi, config.distance)
+        r = responses(keys, psi, config.distance)
         index, alpha = attend(r, rates.sharpness, config.top)
         if self.training and config.when == "PRE":
             winner = self._advance(psi, r, index[..., 0], rates)
@@ -576,12 +602,12 @@ class MemoryHeadLayer(nn.Module):
         said = self._answers(index, with_one(inputs, config.bias))
         out = mix(self._alpha(alpha), said)  # [q, B, o]
         if self.training and config.when == "POST" and out.requires_grad:
-            out.register_hook(lambda _: self._advance(psi, r, index[..., 0], rates) and None)
+            out.register_hook(partial(self._after_backward, psi, r, index[..., 0], rates))
         return out.squeeze(0) if config.shared_keys else out.squeeze(-1).T
 
     def _answers(self, index: Tensor, x1: Tensor) -> Tensor:
         """`answers`, with the units behind the winner detached when memories are updated winner-take-all."""
-        if self.config.memory_update == "vanilla":
+        if self.config.memory_update == "vanilla" or self.config.top == 1:
             return answers(self.memories, index, x1)
         rest = answers(self.memories.detach(), index[..., 1:], x1)
         return torch.cat([answers(self.memories, index[..., :1], x1), rest], 2)

@@ -1,0 +1,141 @@
+"""Chapters as notebooks: `book/NAME.py` is the source, `OUT/PROFILE/NAME.ipynb` the executed copy."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import jupytext
+import nbformat
+import papermill
+from jupytext.cli import jupytext as jupytext_command
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+
+from cllib.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOK = ROOT / "book"
+ARTIFACTS = ROOT / "artifacts"
+
+
+class ChapterFailed(RuntimeError):
+    """A chapter did not run to its end; the message is one line that names the executed copy."""
+
+
+def run(name: str, profile: str, given: Mapping[str, object], book: Path = BOOK, out: Path = ARTIFACTS) -> Path:
+    """Execute the chapter `book/name.py` and return the path of its executed copy, `out/profile/name.ipynb`.
+
+    `given` holds the parameters to set over the profile's defaults, already checked (`cllib.chapters`).
+    While the chapter runs there is no `name.ipynb`: an older one waits as `name.previous.ipynb`, so that it is
+    never taken for the new one.
+
+    Raises `UserError` where the chapter is missing or `out` cannot be written, before a kernel starts, and
+    `ChapterFailed` where the run stops; what was executed is then kept as `name.failed.ipynb`.
+    """
+    folder = out.resolve() / profile
+    part, done, failed, previous = (folder / f"{name}{end}.ipynb" for end in (".part", "", ".failed", ".previous"))
+    start(source(name, book), part, done, previous)
+    os.environ["CLLIB_ARTIFACTS"] = str(out.resolve())  # the kernel inherits it: run records go beside the copy
+    try:
+        papermill.execute_notebook(
+            part,
+            part,
+            {"profile": profile, **{key: plain(value) for key, value in given.items()}},
+            kernel_name="python3",
+            language="python",
+            cwd=ROOT,
+            progress_bar=bar(name),
+            # The kernel listens on this machine only; its warning about that helps no reader.
+            extra_arguments=["--log-level=ERROR"],
+        )
+        os.replace(part, done)
+    except Exception as error:
+        part.replace(failed)
+        raise ChapterFailed(f"{name} failed: {reason(error)}; the executed copy is {failed}") from error
+    failed.unlink(missing_ok=True)
+    previous.unlink(missing_ok=True)
+    return done
+
+
+def source(name: str, book: Path = BOOK) -> NotebookNode:
+    """Return the notebook that the text half `book/name.py` describes; raises `UserError` where there is none."""
+    path = book / f"{name}.py"
+    if not path.is_file():
+        raise UserError(f"{path}: no such chapter file")
+    return jupytext.read(path)
+
+
+def start(notebook: NotebookNode, part: Path, done: Path, previous: Path) -> None:
+    """Write `notebook` to `part` and move an older result out of the way; raises `UserError` where that fails."""
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, part)
+        if done.exists():
+            done.replace(previous)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise UserError(f"cannot write {part.parent}: {error.strerror}; choose another folder with --out") from error
+
+
+def plain(value: object) -> object:
+    """Return `value` as papermill can write it: it knows lists but turns a tuple into a string."""
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def bar(name: str) -> dict[str, object]:
+    """Return the settings of papermill's progress bar: one moving line on a terminal, one line a cell in a log."""
+    if sys.stderr.isatty():
+        return {"desc": name}
+    return {"desc": name, "mininterval": 0, "bar_format": "{desc}: cell {n_fmt} of {total_fmt} [{elapsed}]\n"}
+
+
+def reason(error: Exception) -> str:
+    """Return in one line why a chapter stopped."""
+    if isinstance(error, PapermillExecutionError):
+        return f"cell [{error.exec_count}], {error.ename}: {' '.join(str(error.evalue).split())}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def written(notebook: NotebookNode) -> list[NotebookNode]:
+    """Return the cells that the chapter's author wrote: all but the parameters that papermill injected."""
+    return [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+
+
+def contents(notebook: NotebookNode) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return (type, source, tags) of every cell the author wrote: what both halves of a pair must share."""
+    return [(cell.cell_type, cell.source, tuple(cell.metadata.get("tags", []))) for cell in written(notebook)]
+
+
+def pair(name: str, book: Path = BOOK) -> Path:
+    """Write `book/name.ipynb` from `book/name.py` and return its path.
+
+    The chapter is run in the smoke profile; only the text outputs of the cells tagged `nbval-check-output` are
+    stored, which are what nbval compares. Raises as `run` does; the notebook is then as it was.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        executed = nbformat.read(run(name, "smoke", {}, book, Path(folder)), as_version=4)
+    path = book / f"{name}.ipynb"
+    # --update keeps the ids of unchanged cells, so that a diff shows what changed.
+    jupytext_command(["--quiet", "--to", "ipynb", "--update", str(book / f"{name}.py")])
+    notebook = nbformat.read(path, as_version=4)
+    for cell, ran in zip(notebook.cells, written(executed), strict=True):
+        if cell.cell_type == "code":
+            checked = "nbval-check-output" in cell.metadata.get("tags", [])
+            # nbval takes outputs without a count for an error in the stored notebook.
+            cell.execution_count, cell.outputs = (ran.execution_count, text_outputs(ran)) if checked else (None, [])
+    nbformat.write(notebook, path)
+    return path
+
+
+def text_outputs(cell: NotebookNode) -> list[NotebookNode]:
+    """Return the outputs of a code cell with all but the text left out."""
+    outputs = [NotebookNode(output) for output in cell.outputs]
+    for output in outputs:
+        if "data" in output:
+            output.data = {mime: data for mime, data in output.data.items() if mime.startswith("text/")}
+            output.metadata = {}
+    return outputs

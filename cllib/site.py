@@ -1,0 +1,132 @@
+"""The static site: executed chapters and the book's pages, built by Jupyter Book to be read without a network."""
+
+import re
+import shutil
+import subprocess
+import sysconfig
+from importlib.metadata import distribution
+from pathlib import Path
+
+import nbformat
+from bs4 import BeautifulSoup
+from nbformat import NotebookNode
+from sphinx_external_toc.parsing import parse_toc_yaml
+
+from cllib.errors import UserError
+from cllib.notebooks import ARTIFACTS, BOOK, ROOT, contents, source
+
+MATHJAX = "mathjax/tex-svg-full.js"
+# What would start a remote kernel: unused here, and declared twice by Jupyter Book, an error in every browser.
+THEBE = re.compile(r"<script[^>]*>[^<]*THEBE_JS_URL[^<]*</script>|<script[^>]*sphinx-thebe\.js[^>]*></script>")
+LOADED = "script[src], img[src], iframe[src], video[src], source[src], embed[src], object[data], link[href]"
+
+
+class SiteFailed(RuntimeError):
+    """Jupyter Book refused a page, or the site it built is not whole; the message says which."""
+
+
+def build(profile: str, out: Path, book: Path = BOOK, artifacts: Path = ARTIFACTS) -> Path:
+    """Build the site of the chapters run in `profile` and return its front page, `out/html/index.html`.
+
+    An older site in `out/html` is replaced only by a whole new one. Raises `UserError` where a chapter was not
+    run, or was changed since, and `SiteFailed` where the site has a warning, a missing page or an outside asset.
+    """
+    out, html = out.resolve(), out.resolve() / "html"
+    chapters = {
+        name: executed(name, profile, book, artifacts) for name in pages(book) if (book / f"{name}.py").exists()
+    }
+    try:
+        prepare(chapters, book, out / "src")
+        built = jupyter_book(out / "src", out / "build")
+        check(built, pages(book))
+        shutil.rmtree(html, ignore_errors=True)
+        built.rename(html)
+    except OSError as error:
+        for folder in ("src", "build"):
+            shutil.rmtree(out / folder, ignore_errors=True)
+        why = f"{error.filename or out}: {error.strerror or error}"
+        raise UserError(f"cannot write {why}; choose another folder with --out") from error
+    return html / "index.html"
+
+
+def pages(book: Path = BOOK) -> list[str]:
+    """Return the names of the book's pages in the order of its table of contents."""
+    return list(parse_toc_yaml(book / "_toc.yml"))
+
+
+def executed(name: str, profile: str, book: Path, artifacts: Path) -> NotebookNode:
+    """Return the executed copy of a chapter; raises `UserError` unless it is that of the chapter as it stands."""
+    path = artifacts / profile / f"{name}.ipynb"
+    again = f"run `cllib run {name} --profile {profile}` first"
+    if not path.is_file():
+        raise UserError(f"{path}: {name} has not been run in the {profile} profile; {again}")
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except (ValueError, nbformat.ValidationError) as error:
+        raise UserError(f"{path} is damaged: {error}; {again}") from error
+    if contents(notebook) != contents(source(name, book)):
+        raise UserError(f"{path}: {name} was changed since it was run; {again}")
+    return notebook
+
+
+def prepare(chapters: dict[str, NotebookNode], book: Path, src: Path) -> None:
+    """Fill the folder `src` with all that Jupyter Book reads: the pages, the static files and `chapters`."""
+    shutil.rmtree(src, ignore_errors=True)
+    shutil.copytree(book, src, ignore=shutil.ignore_patterns("*.py", "*.ipynb", ".*", "__pycache__"))
+    for name, notebook in chapters.items():
+        nbformat.write(for_reading(notebook), src / f"{name}.ipynb")
+
+
+def for_reading(notebook: NotebookNode) -> NotebookNode:
+    """Return `notebook` without clock times and widget state, and with the injected parameters out of view."""
+    notebook.metadata = NotebookNode(kernelspec=notebook.metadata.get("kernelspec", {}))
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = NotebookNode(tags=[*tags, "remove-cell"] if "injected-parameters" in tags else tags)
+    return notebook
+
+
+def jupyter_book(src: Path, out: Path) -> Path:
+    """Build `src` in the fresh folder `out` with every warning an error, and return the folder of the pages."""
+    shutil.rmtree(out, ignore_errors=True)
+    program = Path(sysconfig.get_path("scripts")) / "jupyter-book"
+    strict = ["-W", "-n", "-q", "--keep-going"]
+    command: list[str | Path] = [program, "build", src, "--config", ROOT / "_config.yml", "--path-output", out, *strict]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise SiteFailed(f"Jupyter Book stopped:\n{done.stdout.strip()}")
+    html = out / "_build" / "html"
+    # Only now: a script that lies in _static while the book is built is loaded on every page.
+    (html / "_static" / MATHJAX).parent.mkdir()
+    shutil.copy(mathjax(), html / "_static" / MATHJAX)
+    for page in html.rglob("*.html"):
+        page.write_text(THEBE.sub("", page.read_text("utf-8")), "utf-8")
+    return html
+
+
+def mathjax() -> Path:
+    """Return where MathJax in one file is installed."""
+    return Path(str(distribution("sphinx-mathjax-offline").locate_file(f"sphinx-mathjax-offline/static/{MATHJAX}")))
+
+
+def check(html: Path, names: list[str]) -> None:
+    """Raise `SiteFailed` unless every page is in `html` and none loads anything from another host."""
+    missing = [name for name in names if not (html / f"{name}.html").is_file()]
+    if missing:
+        raise SiteFailed(f"the site lacks the pages {', '.join(missing)}")
+    if outside := outside_assets(html):
+        raise SiteFailed(f"the site would load from other hosts: {', '.join(outside)}")
+
+
+def outside_assets(html: Path) -> list[str]:
+    """Return 'page: address' of all that the pages and style sheets in `html` load from another host."""
+    found = [f"{page.name}: {url}" for page in sorted(html.rglob("*.html")) for url in loaded(page.read_text("utf-8"))]
+    styles = [(sheet.name, sheet.read_text("utf-8")) for sheet in sorted(html.rglob("*.css"))]
+    found += [f"{name}: {url}" for name, text in styles for url in re.findall(r"url\([\"']?([^\"')]+)", text)]
+    return [entry for entry in found if re.search(r": (https?:)?//", entry)]
+
+
+def loaded(page: str) -> list[str]:
+    """Return the addresses that a browser fetches by itself when it opens `page`, not the links to click."""
+    tags = BeautifulSoup(page, "html.parser").select(LOADED)
+    return [str(tag.get("src") or tag.get("data") or tag.get("href")) for tag in tags]

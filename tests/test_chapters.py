@@ -1,0 +1,109 @@
+"""Parameters: profiles, overrides, types, and one clear line for what cannot be."""
+
+import pytest
+
+from cllib import chapters
+from cllib.chapters import PROFILES, convert, from_notebook, names, parse, settings
+from cllib.errors import UserError
+from cllib.results import published
+
+CHAPTER = "01_memory_head"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_is_possible(profile: str) -> None:
+    assert settings(CHAPTER, profile).profile == profile
+
+
+def test_profile_comes_from_the_environment_or_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings(CHAPTER).profile == "quick"
+    monkeypatch.setenv("CLLIB_PROFILE", "smoke")
+    assert settings(CHAPTER).profile == "smoke" and settings(CHAPTER, "paper").profile == "paper"
+
+
+def test_given_values_win_over_the_profile_and_none_means_default() -> None:
+    assert settings(CHAPTER, "smoke", seeds=7, units=None).seeds == 7
+    assert settings(CHAPTER, "smoke").seeds != 7
+    assert settings(CHAPTER, step_sizes=[1, 0.5]).step_sizes == (1.0, 0.5)
+
+
+def test_parameters_cell_is_read_from_a_namespace() -> None:
+    assert from_notebook(CHAPTER, {"profile": "smoke", "units": 3, "other": object()}).units == 3
+
+
+def test_command_line_text_is_typed() -> None:
+    typed = parse(
+        CHAPTER,
+        {"seeds": "5", "step_size": "1e-3", "bias": "False", "streams": "modes-ci, moons-ci", "key_size": "none"},
+    )
+    assert typed == {
+        "seeds": 5,
+        "step_size": 0.001,
+        "bias": False,
+        "streams": ("modes-ci", "moons-ci"),
+        "key_size": None,
+    }
+    assert convert("key_size", "3", int | None) == 3
+
+
+@pytest.mark.parametrize("label", list(published(CHAPTER)["examples"]))
+def test_released_commands_have_their_equivalent(label: str) -> None:
+    given = {"benchmark": "ns-imagenet", **published(CHAPTER)["examples"][label]["settings"]}
+    chosen = settings(CHAPTER, "quick", **given)
+    assert all(getattr(chosen, name) == value for name, value in given.items())
+    text = {name: str(value) for name, value in given.items()}
+    assert settings(CHAPTER, "quick", **parse(CHAPTER, text)) == chosen
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"sedes": 5}, "no parameter 'sedes': allowed are device, seeds"),
+        ({"seeds": 0}, "seeds = 0: must be a number at least 1"),
+        ({"seeds": 2.5}, "seeds = 2.5: must be a whole number"),
+        ({"seeds": True}, "seeds = True: must be a whole number"),
+        ({"units": 0}, "units = 0"),
+        ({"seed": -1}, "seed = -1"),
+        ({"device": "tpu"}, "device = 'tpu': allowed are auto, cpu, cuda"),
+        ({"model": "cnn"}, "model = 'cnn': allowed are mh, lp, mlp"),
+        ({"streams": ["modes"]}, "streams = 'modes': allowed are modes-iid"),
+        ({"streams": []}, "streams is empty"),
+        ({"streams": "modes-ci"}, "streams = 'modes-ci': must be a list"),
+        ({"step_sizes": [0.0]}, "step_sizes = 0.0"),
+        ({"step_sizes": []}, "step_sizes is empty"),
+        ({"bias": "yes"}, "bias = 'yes': must be true or false"),
+        ({"method": "icarl"}, "method = 'icarl'"),
+        ({"key_update": "grad_WTA"}, "scramble = True with key_update = 'grad_WTA'"),
+        ({"surface_step": 0.0}, "surface_step = 0.0"),
+        ({"track_every": 0}, "track_every = 0"),
+        ({"benchmark": "cifar"}, "benchmark = 'cifar'"),
+        ({"thin": 0}, "thin = 0"),
+        ({"buffer_size": -1}, "buffer_size = -1"),
+        ({"hidden": 0, "model": "mlp"}, "hidden = 0"),
+    ],
+)
+def test_impossible_values_are_named_with_what_is_allowed(wrong: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said.replace("(", r"\(")) as caught:
+        settings(CHAPTER, "smoke", **wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_chapter_and_profile_are_named() -> None:
+    with pytest.raises(UserError, match="chapter = '99': allowed are 01_memory_head"):
+        settings("99")
+    with pytest.raises(UserError, match="profile = 'huge': allowed are smoke, quick, paper"):
+        settings(CHAPTER, "huge")
+
+
+@pytest.mark.parametrize(("name", "text"), [("seeds", "five"), ("step_size", ""), ("bias", "maybe"), ("nope", "1")])
+def test_wrong_text_is_named(name: str, text: str) -> None:
+    with pytest.raises(UserError, match=name):
+        parse(CHAPTER, {name: text})
+
+
+def test_device_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chapters.torch.cuda, "is_available", lambda: False)
+    assert settings(CHAPTER).on == "cpu"
+    with pytest.raises(UserError, match="device = 'cuda': this machine has no GPU"):
+        settings(CHAPTER, device="cuda")
+    assert names()[0] == CHAPTER

@@ -1,0 +1,146 @@
+"""The command line: bad input is one line and an exit code, a failed chapter leaves its executed copy."""
+
+import json
+from pathlib import Path
+
+import click.testing
+import nbformat
+import pytest
+
+from cllib import chapters
+from cllib.cli import main
+
+NAME = chapters.names()[0]
+HEAD = '# %% tags=["parameters"]\nprofile = None\n\n# %%\n'
+
+
+def cllib(*arguments: object) -> click.testing.Result:
+    """Run the command as a shell would."""
+    return click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def one_line(result: click.testing.Result) -> str:
+    """Return the single line that says why a command failed, without a traceback."""
+    assert isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    return line
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    """A book of one chapter that prints the profile it was given."""
+    folder = tmp_path / "book"
+    folder.mkdir()
+    (folder / f"{NAME}.py").write_text(HEAD + "print(profile)\n")
+    return folder
+
+
+def test_chapters_lists_the_names() -> None:
+    assert cllib("chapters").stdout.split() == list(chapters.names())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["99_nothing"], ["99_nothing", NAME]),
+        ([NAME, "99_nothing"], ["99_nothing", NAME]),
+        ([NAME, "--profile", "enormous"], ["enormous", "smoke, quick, paper"]),
+        ([NAME, "-p", "no_such_knob=1"], ["no_such_knob", "seeds"]),
+        ([NAME, "-p", "seeds=many"], ["seeds", "many"]),
+        ([NAME, "-p", "seeds=-1"], ["seeds", "-1"]),
+        ([NAME, "-p", "seeds"], ["seeds", "NAME=VALUE"]),
+        ([NAME, "-p", "seeds=1", "-p", "seeds=2"], ["seeds", "twice"]),
+        ([NAME, "-p", "profile=smoke"], ["profile"]),
+        ([], [NAME, "--all"]),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    arguments: list[str], named: list[str], book: Path, tmp_path: Path
+) -> None:
+    result = cllib("run", *arguments, "--book", book, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert all(word in one_line(result) for word in named)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(book: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = cllib("run", NAME, "--book", book, "--out", tmp_path / "file" / "out")
+    assert result.exit_code == 2
+    assert "cannot write" in one_line(result)
+    assert "--out" in one_line(result)
+
+
+def test_a_missing_chapter_file_is_one_line(tmp_path: Path) -> None:
+    result = cllib("run", NAME, "--book", tmp_path, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"{NAME}.py" in one_line(result)
+
+
+def test_a_chapter_runs_in_the_profile_asked_for(book: Path, tmp_path: Path) -> None:
+    result = cllib("run", NAME, "--profile", "smoke", "--book", book, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "cell 1 of 3" in result.stderr
+    (path,) = (tmp_path / "out").rglob("*.ipynb")
+    assert path == tmp_path / "out" / "smoke" / f"{NAME}.ipynb"
+    assert nbformat.read(path, as_version=4).cells[-1].outputs[0].text == "smoke\n"
+
+
+def test_a_failed_chapter_leaves_its_executed_copy_and_no_new_result(book: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "smoke"
+    folder.mkdir(parents=True)
+    (folder / f"{NAME}.ipynb").write_text("an older result")
+    (book / f"{NAME}.py").write_text(HEAD + 'print("so far")\n\n# %%\nraise ValueError("no\\nluck")\n')
+    result = cllib("run", NAME, "--profile", "smoke", "--book", book, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "ValueError: no luck" in one_line(result)
+    assert str(folder / f"{NAME}.failed.ipynb") in one_line(result)
+    assert {path.name for path in folder.iterdir()} == {f"{NAME}.failed.ipynb", f"{NAME}.previous.ipynb"}
+    assert "so far" in (folder / f"{NAME}.failed.ipynb").read_text()
+    assert (folder / f"{NAME}.previous.ipynb").read_text() == "an older result"
+
+
+def test_a_chapter_that_succeeds_again_clears_the_failure(book: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "smoke"
+    folder.mkdir(parents=True)
+    for end in (".failed", ".previous", ""):
+        (folder / f"{NAME}{end}.ipynb").write_text("old")
+    assert cllib("run", NAME, "--profile", "smoke", "--book", book, "--out", tmp_path / "out").exit_code == 0
+    assert [path.name for path in folder.iterdir()] == [f"{NAME}.ipynb"]
+
+
+def test_the_site_of_an_unknown_profile_is_one_line(tmp_path: Path) -> None:
+    result = cllib("site", "--profile", "enormous", "--out", tmp_path / "site")
+    assert result.exit_code == 2
+    assert "smoke, quick, paper" in one_line(result)
+
+
+@pytest.mark.parametrize("state", ["not been run", "changed", "damaged"])
+def test_the_site_wants_the_executed_chapter_as_it_stands(state: str, book: Path, tmp_path: Path) -> None:
+    (book / "_toc.yml").write_text(f"format: jb-book\nroot: {NAME}\n")
+    if state == "changed":
+        cllib("run", NAME, "--profile", "smoke", "--book", book, "--out", tmp_path)
+        (book / f"{NAME}.py").write_text(HEAD + "print('another text')\n")
+    if state == "damaged":
+        (tmp_path / "smoke").mkdir()
+        (tmp_path / "smoke" / f"{NAME}.ipynb").write_text('{"cells": [')
+    result = cllib("site", "--profile", "smoke", "--book", book, "--artifacts", tmp_path, "--out", tmp_path / "site")
+    assert result.exit_code == 2
+    assert state in one_line(result)
+    assert f"cllib run {NAME} --profile smoke" in one_line(result)
+    assert not (tmp_path / "site").exists()
+
+
+def test_pair_keeps_the_checked_text_only(book: Path) -> None:
+    (book / f"{NAME}.py").write_text(
+        HEAD + 'print("not kept")\n\n# %% tags=["nbval-check-output"]\n'
+        'from IPython.display import display\ndisplay({"text/plain": "kept", "image/png": ""}, raw=True)\n'
+    )
+    assert cllib("pair", "--book", book).exit_code == 0
+    first = (book / f"{NAME}.ipynb").read_text()
+    *others, last = nbformat.reads(first, as_version=4).cells
+    assert not any(cell.outputs for cell in others)
+    assert [dict(output.data) for output in last.outputs] == [{"text/plain": "kept"}]
+    assert cllib("pair", "--book", book).exit_code == 0
+    assert json.loads((book / f"{NAME}.ipynb").read_text()) == json.loads(first)

@@ -1,0 +1,59 @@
+"""Metrics on matrices whose values are known (memory_head specification 7.3.9; Chaudhry 2018; Lopez-Paz & Ranzato
+2017).
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from cllib.metrics import METRICS, half_width, interval
+
+HAND = [[1, 0.5], [0.2, 1]]
+# Task 0 improves at the third step; task 1 ends above all its earlier values. Zeros where nothing was tested.
+PEERS = [[0.95, 0, 0, 0], [0.70, 0.90, 0, 0], [0.97, 0.60, 0.92, 0], [0.50, 0.95, 0.65, 0.90]]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "values"),
+    [
+        (HAND, {"Acc": 0.6, "Forg": 0.8, "Bwd": 0, "Fwd": 0.5}),
+        (np.eye(4), {"Acc": 0.25, "Forg": 1, "Fwd": 0}),
+        (np.tril(np.ones((4, 4))), {"Acc": 1, "Forg": 0}),
+        ([[0.7]], {"Acc": 0.7, "Forg": 0, "Bwd": 0, "Fwd": 0, "BWT": 0, "Forg (Chaudhry)": 0}),
+    ],
+)
+def test_9_hand_matrices(matrix, values) -> None:
+    for name, value in values.items():
+        assert METRICS[name](matrix) == pytest.approx(value), name
+
+
+def test_one_matrix_gives_four_forgettings() -> None:
+    found = {name: float(METRICS[name](PEERS)) for name in METRICS}
+    assert found["Forg (Chaudhry)"] == pytest.approx(0.2300)
+    assert found["Forg (clipped)"] == pytest.approx(0.7400 / 3)
+    assert found["Forg (first - last)"] == pytest.approx(0.2233, abs=1e-4)
+    assert found["BWT"] == pytest.approx(-0.2233, abs=1e-4)
+
+
+@given(arrays(float, (3, 5, 5), elements=st.floats(0, 1)))
+def test_runs_are_an_axis_and_definitions_agree_where_they_must(r: np.ndarray) -> None:
+    for name, metric in METRICS.items():
+        np.testing.assert_allclose(metric(r), [metric(one) for one in r], atol=1e-12, err_msg=name)
+    np.testing.assert_allclose(METRICS["BWT"](r), -METRICS["Forg (first - last)"](r))
+    assert (METRICS["Forg (clipped)"](r) >= METRICS["Forg"](r) - 1e-12).all()
+    assert (METRICS["Forg"](r) >= METRICS["Forg (Chaudhry)"](r) - 1e-12).all()
+    assert (METRICS["Bwd"](r) >= 0).all()
+
+
+def test_matrix_must_be_square() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 3\)"):
+        METRICS["Acc"](np.zeros((2, 3)))
+
+
+def test_interval_is_students_t() -> None:
+    mean, half = interval([0.1, 0.2, 0.3])
+    assert mean == pytest.approx(0.2) and half == pytest.approx(4.302653 * 0.1 / 3**0.5)
+    assert interval([0.4]) == (0.4, float("inf")) and half_width(0.1, 1) == float("inf")
+    assert half_width(0.1, 3) == pytest.approx(half)
