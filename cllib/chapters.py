@@ -50,6 +50,7 @@ class MemoryHeadChapter:
     image_classes: int = 100  # of ns-cifar100 and ns-imagenet: only the first so many
     backbone: str = "resnet18.tv_in1k"  # frozen timm network behind ns-cifar100 and ns-imagenet
     backbone_weights: str = "pretrained"  # or the path of a local checkpoint
+    backbone_size: int | None = None  # side of its input in pixels, where not the one it was trained with
 
     benchmark: str = "modes-cdi"  # --benchmark
     model: str = "mh"  # --model
@@ -95,8 +96,8 @@ class MemoryHeadChapter:
         one_of("image_stream", self.image_stream, IMAGE_STREAMS)
         for stream in self.streams:
             one_of("streams", stream, PLANE_STREAMS)
-        if not self.streams:
-            raise UserError(f"streams is empty: allowed are {', '.join(PLANE_STREAMS)}")
+        if all(stream.endswith("-iid") for stream in self.streams):
+            raise UserError(f"streams = {self.streams!r}: at least one must be continual, not iid")
         for name in ("seeds", "image_seeds", "eval_chunk", "track_every", "frames", "image_classes", "thin"):
             within(name, getattr(self, name), 1)
         for name in ("seed", "grid_seeds"):

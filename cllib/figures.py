@@ -49,6 +49,7 @@ def closed(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 def style() -> None:
     """The book's look; call once in a notebook."""
+    pd.set_option("display.max_colwidth", None, "display.precision", 3)
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
     plt.rcParams.update(
         {"figure.dpi": 100, "savefig.bbox": "tight", "axes.titlesize": "medium", "figure.constrained_layout.use": True}
@@ -134,10 +135,10 @@ def surfaces(heads: Mapping[str, Snapshots], stream: Stream, step: float) -> Fig
     figure, axes = plt.subplots(
         len(heads), len(times), figsize=(1.75 * len(times), 1.9 * len(heads) + 0.3), squeeze=False
     )
-    for row, (name, shots) in zip(axes, heads.items(), strict=True):
+    for line, (row, (name, shots)) in enumerate(zip(axes, heads.items(), strict=True)):
         for i, (ax, t) in enumerate(zip(row, times, strict=True)):
             surface(ax, shots.classes[t], step, shots.keys[t], *seen(stream, t), stream.classes)
-            if row is axes[0]:
+            if line == 0:
                 ax.set_title(f"after {i + 1}\n({stream.experiences[i].name})", fontsize=9)
         row[0].set_ylabel(name)
     return figure
@@ -226,7 +227,7 @@ def confusion(records: Sequence[Record], stream: Stream) -> Figure:
     """The continual confusion matrix of each record, mean over its seeds: row i after experience i, column j on test
     set j.
     """
-    figure, axes = plt.subplots(1, len(records), figsize=(4.6 * len(records), 4.2), squeeze=False)
+    figure, axes = plt.subplots(1, len(records), figsize=(3.9 * len(records), 3.7), squeeze=False)
     names = [e.name for e in stream.experiences]
     large = len(names) > 12
     for ax, record in zip(axes[0], records, strict=True):
@@ -245,6 +246,8 @@ def confusion(records: Sequence[Record], stream: Stream) -> Figure:
             yticklabels=5 if large else names,
         )
         ax.set(title=f"{record.label} (n = {record.n})", xlabel="tested on", ylabel="trained through")
+        ax.tick_params(axis="x", rotation=90)
+        ax.tick_params(axis="y", rotation=0)
     return figure
 
 
@@ -336,8 +339,8 @@ def selection(rows: pd.DataFrame) -> Figure:
     ax.set(
         xlabel="test accuracy, settings chosen on validation",
         ylabel="test accuracy, settings chosen on test",
-        xlim=(0.3, 1),
-        ylim=(0.3, 1),
+        xlim=(0.3, 1.03),
+        ylim=(0.3, 1.03),
     )
     ax.legend(fontsize=7, loc="lower right")
     return figure

@@ -68,8 +68,9 @@ def backward(r: ArrayLike) -> Array:
 
 
 def forward(r: ArrayLike) -> Array:
-    """Fwd = 2 / (z (z-1)) sum_{i<j} R[i, j]: accuracy on what is still to come, no baseline removed (Memory Head
-    papers).
+    """Fwd = 2 / (z (z-1)) sum_{i<j} R[i, j]: accuracy on what is still to come (Memory Head papers).
+
+    No baseline is removed.
     """
     m = _matrix(r)
     z = m.shape[-1]

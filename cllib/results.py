@@ -204,9 +204,11 @@ def table(made: Sequence[Record], metric: str = "Acc") -> pd.DataFrame:
 def wide(made: Sequence[Record], metric: str = "Acc") -> pd.DataFrame:
     """The same as readers want it: a row a label, a column a stream, cells ".731 ± .012"."""
     long = table(made, metric)
-    long["cell"] = [f"{short(mean)} ± {short(half)}" for mean, half in zip(long["mean"], long["half"], strict=True)]
+    long["cell"] = [
+        f"{short(mean)}\u00a0±\u00a0{short(half)}" for mean, half in zip(long["mean"], long["half"], strict=True)
+    ]
     pivot = long.pivot(index="label", columns="stream", values="cell")
-    return pivot.reindex(index=long["label"].unique(), columns=long["stream"].unique())
+    return pivot.reindex(index=long["label"].unique(), columns=long["stream"].unique()).fillna("")
 
 
 def short(number: float) -> str:
@@ -339,9 +341,12 @@ def side_by_side(judged: pd.DataFrame, source: str) -> pd.DataFrame:
     """One published table with our numbers in it: cells "published | ours" with a mark of the verdict (`MARKS`)."""
     part = judged[(judged["source"] == source) & judged["published"].notna()]
     numbers = zip(part["published"], part["ours"], part["verdict"], strict=True)
-    cells = [f"{short(a)} | {short(b)} {MARKS[v]}" if b is not None else f"{short(a)} | -" for a, b, v in numbers]
+    cells = [
+        f"{short(a)} | {short(b)} {MARKS[v]}".replace(" ", "\u00a0") if pd.notna(b) else f"{short(a)} | -"
+        for a, b, v in numbers
+    ]
     wide = part.assign(cell=cells).pivot(index="label", columns="stream", values="cell")
-    return wide.reindex(index=part["label"].unique(), columns=part["stream"].unique())
+    return wide.reindex(index=part["label"].unique(), columns=part["stream"].unique()).fillna("")
 
 
 def readable(judged: pd.DataFrame) -> pd.DataFrame:

@@ -72,7 +72,7 @@ def executed(name: str, profile: str, book: Path, artifacts: Path) -> NotebookNo
 def prepare(chapters: dict[str, NotebookNode], book: Path, src: Path) -> None:
     """Fill the folder `src` with all that Jupyter Book reads: the pages, the static files and `chapters`."""
     shutil.rmtree(src, ignore_errors=True)
-    shutil.copytree(book, src, ignore=shutil.ignore_patterns("*.py", "*.ipynb", ".*", "__pycache__"))
+    shutil.copytree(book, src, ignore=shutil.ignore_patterns("*.py", "*.ipynb", "*.toml", ".*", "__pycache__"))
     for name, notebook in chapters.items():
         nbformat.write(for_reading(notebook), src / f"{name}.ipynb")
 

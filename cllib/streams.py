@@ -160,6 +160,7 @@ def image_stream(
     data_dir: str | None = None,
     network: str = "resnet18.tv_in1k",
     weights: str = "pretrained",
+    image_size: int | None = None,
     classes: int = 100,
     device: str = "cpu",
     validation: bool = False,
@@ -167,8 +168,8 @@ def image_stream(
     """One of `IMAGE_STREAMS`: the embedded digits, or CIFAR-100 or mini-ImageNet in `data_dir` through a frozen
     network.
 
-    CIFAR-100 is downloaded where it is missing (to the cache folder without `data_dir`). network, weights: see
-    `datasets.backbones.backbone`; classes: only the first so many; validation: digits keep 20 of the
+    CIFAR-100 is downloaded where it is missing (to the cache folder without `data_dir`). network, weights,
+    image_size: see `datasets.backbones.backbone`; classes: only the first so many; validation: digits keep 20 of the
     120 training samples of a class aside (the others always have a validation part). Raises UserError for data or
     weights that cannot be had.
     """
@@ -177,7 +178,7 @@ def image_stream(
         return noisy_stream(name, noisy_classes.ns_digits(sizes=(100, 20, 50) if validation else (120, 0, 50)))
     if name == "ns-imagenet" and data_dir is None:
         raise UserError("stream = 'ns-imagenet' needs data_dir, the folder that holds mini-ImageNet")
-    net = backbone(network, weights)
+    net = backbone(network, weights, image_size)
     if name == "ns-imagenet":
         return noisy_stream(name, noisy_classes.ns_imagenet(data_dir or "", net, classes=classes, device=device))
     where = data_dir or cache_folder()

@@ -107,7 +107,8 @@ def test_best_by_test_and_by_validation_with_its_tie_rule(made: list[Record]) ->
 def test_wide_table_keeps_order_and_shows_intervals(made: list[Record]) -> None:
     shown = wide([with_accuracy(made[0], [0.5, 0.6, 0.7]), with_accuracy(made[1], [1.0])])
     assert list(shown.index) == ["lp", "MH m=16"]
-    assert shown.loc["lp", "modes-cdi"] == ".600 ± .248" and shown.loc["MH m=16", "modes-cdi"] == "1.000 ± n/a"
+    assert shown.loc["lp", "modes-cdi"] == ".600\u00a0±\u00a0.248"
+    assert shown.loc["MH m=16", "modes-cdi"] == "1.000\u00a0±\u00a0n/a"
 
 
 VALUE = Claim("source", "text", "table", "modes-cdi", "Acc", "lp", value=0.6, std=0.01, n=3)
