@@ -63,6 +63,7 @@ class MemoryHeadChapter:
     units: int = 16  # m, --key_mem_units
     top: int = 2  # delta, --delta
     distance: str = "euclidean"  # the original command line can only do cosine
+    width: float = 1.0  # sigma of the euclidean response
     query: str = "identity"  # psi, --psi
     key_size: int | None = None  # d, --key_size
     key_step: float = 0.01  # beta, --beta_k

@@ -8,7 +8,7 @@ from typing import Any
 
 from cllib.learners import LearnerConfig
 from cllib.models.memory_head import PER_RUN, MemoryHeadConfig
-from cllib.results import Record, records, save
+from cllib.results import Record, ranked, records, save
 from cllib.streams import Stream
 from cllib.training import run
 
@@ -69,3 +69,10 @@ def grid(label: str, base: LearnerConfig, **axes: Sequence[Any]) -> dict[str, Le
     """All combinations of values around a configuration, labelled "LABEL @ name=value ..."."""
     points = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     return {f"{label} @ " + " ".join(f"{k}={v:g}" for k, v in point.items()): vary(base, **point) for point in points}
+
+
+def choose(
+    experiment: str, stream: Stream, points: Mapping[str, LearnerConfig], seeds: Sequence[int], **options: Any
+) -> LearnerConfig:
+    """The point with the best mean accuracy on the stream's validation sets (ties as in `results.ranked`)."""
+    return points[ranked(compare(experiment, stream, points, seeds, **options), "validation")[0].label]

@@ -56,7 +56,7 @@ def style() -> None:
     )
 
 
-# --- the plane --------------------------------------------------------------------------------------------------------
+# --- the plane ---
 
 
 def plane_grid(step: float) -> Tensor:
@@ -192,15 +192,12 @@ def player(frames: Sequence[bytes], labels: Sequence[str], alt: str) -> HTML:
     )
 
 
-# --- the mechanism
-# --------------------------------------------------------------------------------------------------------
+# --- the mechanism ---
 
 
 @closed
-def attention_regions(keys: Array, memories_alpha: Array, step: float, names: Sequence[str]) -> Figure:
-    """Which key wins where, and how much of the winner's memory is used: `memories_alpha: [G]` is its alpha over the
-    plane.
-    """
+def attention_regions(keys: Array, winner_alpha: Array, step: float, names: Sequence[str]) -> Figure:
+    """Which key wins where, and the winner's alpha over the plane, `winner_alpha: [G]`."""
     side = len(torch.arange(-LIMIT, LIMIT + step / 2, step))
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.9))
     grid = plane_grid(step).numpy()
@@ -208,7 +205,7 @@ def attention_regions(keys: Array, memories_alpha: Array, step: float, names: Se
     extent = (-LIMIT, LIMIT, -LIMIT, LIMIT)
     axes[0].imshow(nearest, origin="lower", extent=extent, cmap="tab20", alpha=0.5, interpolation="nearest")
     mesh = axes[1].imshow(
-        memories_alpha.reshape(side, side), origin="lower", extent=extent, cmap="viridis", vmin=0.5, vmax=1
+        winner_alpha.reshape(side, side), origin="lower", extent=extent, cmap="viridis", vmin=0.5, vmax=1
     )
     figure.colorbar(mesh, ax=axes[1], label="alpha of the winner")
     for ax, name in zip(axes, names, strict=True):
@@ -218,15 +215,12 @@ def attention_regions(keys: Array, memories_alpha: Array, step: float, names: Se
     return figure
 
 
-# --- numbers
-# ------------------------------------------------------------------------------------------------------------
+# --- numbers ---
 
 
 @closed
 def confusion(records: Sequence[Record], stream: Stream) -> Figure:
-    """The continual confusion matrix of each record, mean over its seeds: row i after experience i, column j on test
-    set j.
-    """
+    """Each record's accuracy matrix, mean over seeds: row i after experience i, column j on test set j."""
     figure, axes = plt.subplots(1, len(records), figsize=(3.9 * len(records), 3.7), squeeze=False)
     names = [e.name for e in stream.experiences]
     large = len(names) > 12
@@ -270,9 +264,7 @@ def online(records: Sequence[Record], stream: Stream) -> Figure:
 
 @closed
 def intervals(records: Sequence[Record], metrics: Sequence[str] = ("Acc", "Forg")) -> Figure:
-    """One line per record: mean, 95 % interval and every seed, a panel per metric. The first record is the
-    reference.
-    """
+    """A line per record: mean, 95 % interval, every seed; a panel per metric. The first is the reference."""
     figure, axes = plt.subplots(
         1, len(metrics), figsize=(5.2 * len(metrics), 0.34 * len(records) + 1), sharey=True, squeeze=False
     )
@@ -330,9 +322,7 @@ def _dots(ax: Axes, x: pd.Series, half: pd.Series, y: NDArray[Any], name: str, c
 
 @closed
 def selection(rows: pd.DataFrame) -> Figure:
-    """What choosing settings on the test set is worth: a dot a stream and head, best-on-test against
-    chosen-on-validation.
-    """
+    """What choosing on the test set is worth: a dot per stream and head, best on test against validation's choice."""
     figure, ax = plt.subplots(figsize=(5, 4.4))
     sns.scatterplot(rows, x="validation", y="test", hue="label", style="stream", s=70, ax=ax)
     ax.plot([0, 1], [0, 1], color="0.6", linestyle=":")

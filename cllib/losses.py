@@ -1,4 +1,4 @@
-"""Losses on logits and their gradients in closed form (memory_head spec, sections 1.6 and 1.10).
+"""Losses on logits and their gradients in closed form (chapter 1, rules 1.6 and 1.9).
 
 Every function takes `logits: [..., c]` and `labels: [...]` (int64), and treats samples one by one.
 """

@@ -19,7 +19,7 @@ def reservoir_slots(seeds: Sequence[int], steps: int, size: int, off_by_one: boo
     seen.
 
     off_by_one: the released code draws from 0 .. n_seen - 1 *before* counting the item, so the first overflow item is
-    always stored and early items survive less often (spec, P8).
+    always stored and early items survive less often (rules, P8).
     """
     t = torch.arange(steps)
     span = (t + (0 if off_by_one else 1)).clamp(min=1)
@@ -30,9 +30,7 @@ def reservoir_slots(seeds: Sequence[int], steps: int, size: int, off_by_one: boo
 
 
 def overwrite_slots(seeds: Sequence[int], steps: int, size: int) -> Tensor:
-    """ER random: fill, then with probability 1/2 overwrite a uniformly chosen slot: `[R, T]`, DROPPED for the
-    others.
-    """
+    """ER random: fill, then overwrite a uniform slot with probability 1/2, else DROPPED: `[R, T]`."""
     t = torch.arange(steps)
     u = draw(seeds, "memory", lambda g: torch.rand(2, steps, generator=g, dtype=torch.float64))
     slot = torch.where(u[:, 0] < 0.5, (u[:, 1] * size).long(), DROPPED)
@@ -58,7 +56,7 @@ def replay_draws(seeds: Sequence[int], steps: int, size: int, batch: int, purpos
 
 
 class ClassBalance:
-    """GDumb's greedy class-balanced choice for R runs (spec, section 3; P9).
+    """GDumb's greedy class-balanced choice for R runs (rules 3, P9).
 
     With C classes stored the quota is size // C. An item is taken if its class is unseen or below quota; when the
     store is full it replaces a random item of the largest class (on ties the class stored first).

@@ -88,7 +88,7 @@ class SGD:
 class Adam:
     """torch.optim.Adam's rule (betas .9, .999, eps 1e-8, coupled weight decay) with per-run rates.
 
-    The moments of *all* rows move at every step, also of units that did not win: isolation is lost (spec P4).
+    The moments of *all* rows move at every step, also of units that did not win: isolation is lost (rules, P4).
     """
 
     betas, eps = (0.9, 0.999), 1e-8

@@ -26,6 +26,7 @@ from cllib.training import Outcome
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "data" / "published"
+MEASURED = ROOT / "data" / "measured"
 VERSIONS = ("torch", "numpy", "scikit-learn", "timm")
 VERDICTS = ("reproduced", "not reproduced", "mechanism only", "not run")
 # A number counts as reproduced within the 95 % interval of the difference, but never demands more than TOLERANCE[0]
@@ -40,7 +41,7 @@ class Record:
     test, validation: accuracy matrices `[n][E][E]` (rounded to 1e-4); online: accuracy before learning, per window,
     `[n][W]`.
     order: "published", or "own" where every run drew its sample order. data: hash of the arrays the run really used;
-    whole: False if the stream was thinned out.
+    whole, note: False for a part of the stream, and what its name does not say.
     """
 
     experiment: str
@@ -61,6 +62,7 @@ class Record:
     cpu_seconds: float
     data: str
     whole: bool
+    note: str
     device: str
     versions: dict[str, str]
     commit: str
@@ -80,8 +82,7 @@ class Record:
         return matrix[:, matrix.shape[-1] - 1, :].mean(-1)
 
 
-# --- saving and loading
-# ---------------------------------------------------------------------------------------------------
+# --- saving and loading ---
 
 
 def fresh_folder(chapter: str, profile: str) -> Path:
@@ -132,6 +133,7 @@ def records(
             cpu_seconds=round(outcome.cpu_seconds / count, 3),
             data=data,
             whole=stream.whole,
+            note=stream.note,
             device=device_name(device),
             versions=versions(),
             commit=commit(),
@@ -188,8 +190,7 @@ def commit() -> str:
         return "unknown"
 
 
-# --- tables
-# ---------------------------------------------------------------------------------------------------------------
+# --- tables ---
 
 
 def table(made: Sequence[Record], metric: str = "Acc") -> pd.DataFrame:
@@ -216,17 +217,24 @@ def short(number: float) -> str:
     return f"{number:.3f}".replace("0.", ".", 1) if np.isfinite(number) else "n/a"
 
 
-def best(made: Sequence[Record], by: str) -> list[Record]:
-    """Of the records that share a stream and a label (up to " @"), the one with the best mean accuracy on `by`.
+def ranked(made: Sequence[Record], by: str) -> list[Record]:
+    """Records by mean accuracy on "test" or "validation", best first.
 
-    by: "test" (as the published figure did: optimistic) or "validation". On ties: larger match_threshold, then smaller
-    key_step, then smaller step_size. The chosen records lose their " @ ...".
+    On ties: larger match_threshold, then smaller key_step, then smaller step_size.
+    """
+    score = _test_accuracy if by == "test" else _validation_accuracy
+    return sorted(sorted(made, key=_preference), key=score, reverse=True)
+
+
+def best(made: Sequence[Record], by: str) -> list[Record]:
+    """Of the records that share a stream and a label (up to " @"), the first `ranked`; it loses its " @ ...".
+
+    by: "test" (as the published figure did: optimistic) or "validation".
     """
     groups: dict[tuple[str, str], list[Record]] = {}
-    for record in sorted(made, key=_preference):
+    for record in made:
         groups.setdefault((record.label.partition(" @")[0], record.stream), []).append(record)
-    score = _test_accuracy if by == "test" else _validation_accuracy
-    return [replace(max(group, key=score), label=label) for (label, _), group in groups.items()]
+    return [replace(ranked(group, by)[0], label=label) for (label, _), group in groups.items()]
 
 
 def _preference(record: Record) -> tuple[float, ...]:
@@ -248,8 +256,7 @@ def published(chapter: str) -> dict[str, Any]:
     return content
 
 
-# --- the ledger
-# -------------------------------------------------------------------------------------------------------------
+# --- the ledger ---
 
 
 @dataclass(frozen=True)
@@ -350,9 +357,7 @@ def side_by_side(judged: pd.DataFrame, source: str) -> pd.DataFrame:
 
 
 def readable(judged: pd.DataFrame) -> pd.DataFrame:
-    """The ledger for readers: a claim a line, published and our numbers with the rule's verdict, sources in full
-    once.
-    """
+    """The ledger for readers: a claim a line, the published number, ours, and the verdict."""
     ours = [
         "" if mean is None else f"{short(mean)} ± {short(half)}"
         for mean, half in zip(judged["ours"], judged["half"], strict=True)

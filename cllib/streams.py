@@ -46,7 +46,7 @@ class Stream:
     only.
 
     sortable: whether samples inside an experience may be reordered without changing what the stream is (CDID: no).
-    whole: False if only a part of the training samples is shown.
+    whole: False if only a part of the training samples is shown. note: what the name does not say, e.g. the backbone.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Stream:
     validations: tuple[Experience, ...]
     sortable: bool = True
     whole: bool = True
+    note: str = ""
 
     @property
     def inputs(self) -> int:
@@ -93,8 +94,7 @@ def orders(stream: Stream, generators: list[torch.Generator] | None) -> list[Ten
     return [torch.stack([torch.randperm(len(e), generator=g) for g in generators]) for e in stream.experiences]
 
 
-# --- MODES and MOONS (memory_head spec, section 2.2)
-# ---------------------------------------------------------------------
+# --- MODES and MOONS (chapter 1, rules 2.2) ---
 
 
 def plane_stream(name: str) -> Stream:
@@ -112,7 +112,7 @@ def plane_stream(name: str) -> Stream:
 
 
 def arrange(points: Points, scenario: str) -> tuple[Experience, ...]:
-    """Cut points into experiences; sorting is stable (the released order depends on an unstable sort, spec P6)."""
+    """Cut points into experiences; sorting is stable (the released order depends on an unstable sort, rules P6)."""
     if scenario == "iid":
         again = points.take(plane.published_permutation(len(points)))
         return (Experience(again.x, again.y, tuple(range(plane.CLASSES))),)
@@ -137,8 +137,7 @@ def first_half(parts: tuple[Experience, ...]) -> tuple[Experience, ...]:
     return parts[: len(parts) // 2]
 
 
-# --- classes seen several times, each time noisier (section 2.3)
-# -----------------------------------------------------------
+# --- classes seen several times, each time noisier (section 2.3) ---
 
 
 def noisy_stream(name: str, data: NoisyClasses) -> Stream:
@@ -180,6 +179,9 @@ def image_stream(
         raise UserError("stream = 'ns-imagenet' needs data_dir, the folder that holds mini-ImageNet")
     net = backbone(network, weights, image_size)
     if name == "ns-imagenet":
-        return noisy_stream(name, noisy_classes.ns_imagenet(data_dir or "", net, classes=classes, device=device))
-    where = data_dir or cache_folder()
-    return noisy_stream(name, noisy_classes.ns_cifar100(where, net, classes=classes, download=True, device=device))
+        features = noisy_classes.ns_imagenet(data_dir or "", net, classes=classes, device=device)
+    else:
+        where = data_dir or cache_folder()
+        features = noisy_classes.ns_cifar100(where, net, classes=classes, download=True, device=device)
+    note = f"{network}, weights {net.weights_hash}, {net.image_size} pixels, {classes} classes"
+    return replace(noisy_stream(name, features), note=note, whole=classes == 100)

@@ -1,4 +1,4 @@
-"""What is remembered: rules and distributions (memory_head specification, section 3, 7.3.11, pitfalls P8 and P9)."""
+"""What is remembered: rules and distributions (chapter 1, rules 3 and 5.11, P8, P9)."""
 
 import torch
 from hypothesis import given, settings

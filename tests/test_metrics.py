@@ -1,6 +1,4 @@
-"""Metrics on matrices whose values are known (memory_head specification 7.3.9; Chaudhry 2018; Lopez-Paz & Ranzato
-2017).
-"""
+"""Metrics on matrices whose values are known (chapter 1, rules 5.9; Chaudhry 2018; Lopez-Paz & Ranzato 2017)."""
 
 import numpy as np
 import pytest

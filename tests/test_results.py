@@ -160,7 +160,7 @@ def test_ledger_of_the_chapter_is_whole(made: list[Record]) -> None:
 
 
 def test_published_figure_is_copied_right() -> None:
-    """Spot checks of the published table (memory_head specification, 5 a)."""
+    """Spot checks of the published table (chapter 1, rules 5 a)."""
     values = {c.text: (c.value, c.std) for c in claims("01_memory_head")}
     assert values["CNU, modes-ci: Acc .965"] == (0.965, 0.008)
     assert values["moe, moons-cdid: Acc .445"] == (0.445, 0.065)

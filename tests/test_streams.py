@@ -1,4 +1,4 @@
-"""Streams: published sizes, orders and fingerprints (memory_head specification, 2.2, 2.3 and 7.3.10)."""
+"""Streams: published sizes, orders and fingerprints (chapter 1, rules 2.2, 2.3 and 5.10)."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Gaussian pixel noise, the domain shift of the ns- data sets (spec of Memory Head, section 2.3)."""
+"""Gaussian pixel noise, the domain shift of the ns- data sets (chapter 1, rules 2.3)."""
 
 from collections.abc import Iterator, Sequence
 

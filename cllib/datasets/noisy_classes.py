@@ -34,7 +34,7 @@ Sizes = tuple[int, int, int]
 
 
 def ns_digits(noise: Sequence[float] = (0.0, 0.1, 0.3), sizes: Sizes = (120, 0, 50), seed: int = 0) -> NoisyClasses:
-    """scikit-learn's digits, D = 64 pixels (ours, spec section 7.2 E).
+    """scikit-learn's digits, D = 64 pixels (ours, rules 2.3).
 
     sizes: train, validation and test samples per class and version, by position; (100, 20, 50) validates on the last
     20 of each class's 120. Raises `UserError` if they exceed the smallest class (174).
@@ -53,7 +53,7 @@ def ns_imagenet(
     classes: int = 100,
     **extraction: Any,
 ) -> NoisyClasses:
-    """mini-ImageNet in `root` through the frozen `net`, 100 classes (the paper's ns-ImageNet, spec section 2.3).
+    """mini-ImageNet in `root` through the frozen `net`, 100 classes (the paper's ns-ImageNet, rules 2.3).
 
     sizes: train, validation and test samples per class and version, by position. classes: only the first so many,
     for a trial. extraction: folder, device, batch_size and progress of `features.extract`. Raises `UserError`.

@@ -1,4 +1,4 @@
-"""MODES and MOONS: 2000 points in the plane, four classes, two domains (memory_head spec, section 2.1), regenerated
+"""MODES and MOONS: 2000 points in the plane, four classes, two domains (chapter 1, rules 2.1), regenerated
 exactly.
 """
 

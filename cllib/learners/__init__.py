@@ -28,7 +28,7 @@ class LearnerConfig:
     """A method and the head it trains.
 
     Raises UserError at construction for impossible values. `mir_released` and `off_by_one` reproduce what the
-    released code really does (spec, P7 and P8); `der`, `der++` are ours.
+    released code really does (rules, P7 and P8); `der`, `der++` are ours.
     """
 
     head: MemoryHeadConfig | ClassicConfig

@@ -13,9 +13,7 @@ from cllib.streams import Experience
 
 
 class GDumb(Vanilla):
-    """No online step; `epochs` over the store in shuffled batches of `batch`, from the initial weights,
-    cross-entropy.
-    """
+    """No online step; cross-entropy for `epochs` over the store in shuffled batches, from the initial weights."""
 
     def __init__(
         self, head: Head, optimiser: SGD | Adam, steps: int, size: int, batch: int, classes: int, epochs: int = 10

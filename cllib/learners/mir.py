@@ -16,7 +16,7 @@ from cllib.optim import Gradients, add, dense
 class MIR(Replay):
     """Draws `pool * batch` candidates and replays the `batch` whose loss a virtual SGD step raises most.
 
-    pool = 1 is what the released code does: it ranks r candidates and keeps r, which is ER (spec, P7).
+    pool = 1 is what the released code does: it ranks r candidates and keeps r, which is ER (rules, P7).
     """
 
     def __init__(

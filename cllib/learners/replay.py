@@ -1,6 +1,6 @@
 """Experience replay, and what the learners with a buffer share.
 
-A step (spec, section 3): gradient on the current sample; gradient of the mean loss on r stored items, drawn before
+A step (rules 3): gradient on the current sample; gradient of the mean loss on r stored items, drawn before
 the current one is stored; both add; the sample is stored; one optimiser step.
 """
 
@@ -21,7 +21,7 @@ class Replay(Vanilla):
         steps: length of the stream, for which all indices are drawn beforehand.
         size, batch: items stored and items replayed a step, r.
         keep: "reservoir" or "random".
-        off_by_one: the released reservoir (spec, P8).
+        off_by_one: the released reservoir (rules, P8).
     """
 
     def __init__(

@@ -49,8 +49,7 @@ class Vanilla:
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
         """Logits `[R, T, c]` of the same `x: [T, n]` for every run; changes nothing."""
-        width = sum(self.sizes().values()) * self.runs  # a sample may touch every number a run keeps
-        pieces = x.split(max(16, CHUNK_FLOATS // width))
+        pieces = x.split(max(1, CHUNK_FLOATS // self.head.work()))
         return torch.cat([self.head.logits(piece.expand(self.runs, *piece.shape)) for piece in pieces], 1)
 
     def sizes(self) -> dict[str, int]:

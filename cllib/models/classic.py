@@ -28,6 +28,7 @@ class Head(Protocol):
     def reset(self) -> None: ...
     def learn(self, x: Tensor, loss_gradient: Callable[[Tensor], Tensor]) -> tuple[Tensor, Gradients]: ...
     def logits(self, x: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor: ...
+    def work(self) -> int: ...
     def sizes(self) -> dict[str, int]: ...
     def state_dict(self) -> dict[str, Tensor]: ...
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
@@ -35,7 +36,7 @@ class Head(Protocol):
 
 @dataclass(frozen=True)
 class ClassicConfig:
-    """lp = Linear(n, c); mlp = Linear(n, hidden) - Tanh - Linear(hidden, c) (memory_head spec, section 3)."""
+    """lp = Linear(n, c); mlp = Linear(n, hidden) - Tanh - Linear(hidden, c) (chapter 1, rules 3)."""
 
     kind: str = "mlp"
     hidden: int = 25
@@ -104,6 +105,10 @@ class ClassicHead:
         """Logits `[R, B, c]` of `x: [R, B, n]`, with other `parameters` if given."""
         return self._forward(x, parameters or self._parameters)[0]
 
+    def work(self) -> int:
+        """Floats that evaluating one sample in all runs touches at once."""
+        return len(self.seeds) * sum(out + inputs for out, inputs in self.shapes.values())
+
     def sizes(self) -> dict[str, int]:
         """Floats of one run by part."""
         return {name: weights[0].numel() for name, weights in self._parameters.items()}
@@ -117,7 +122,7 @@ class ClassicHead:
 
 
 class Ensemble:
-    """`size` independently drawn copies of a head per run, logits averaged, trained together (memory_head spec,
+    """`size` independently drawn copies of a head per run, logits averaged, trained together (chapter 1, rules
     section 3).
 
     Args:
@@ -152,6 +157,9 @@ class Ensemble:
 
     def logits(self, x: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
         return self._mean(self.copies.logits(self._spread(x), parameters))
+
+    def work(self) -> int:
+        return self.copies.work()
 
     def sizes(self) -> dict[str, int]:
         return {name: size * self.size for name, size in self.copies.sizes().items()}

@@ -7,8 +7,7 @@ independent layers for online learning in closed form, `MemoryHeadLayer` one lay
 backbone. Both call the same functions.
 
 Letters: N banks, B samples, m units, d key size, D = delta units attended to, o outputs of a bank, i = inputs (+ 1
-with bias). Section numbers (§) are those of the method's specification, kept in the docstrings so that each rule can
-be traced.
+with bias). Section numbers (§) are those of the book page "Memory Head, rule by rule".
 """
 
 from collections.abc import Callable, Sequence
@@ -40,6 +39,7 @@ class MemoryHeadConfig:
     units: int = 16  # m (--key_mem_units)
     top: int = 2  # delta (--delta), clamped to m as in the paper
     distance: str = "euclidean"  # response of a key; the released command line only has cosine
+    width: float = 1.0  # sigma of the euclidean response, 1 in the released code
     query: str = "identity"  # psi (--psi)
     key_size: int | None = None  # d (--key_size), when psi reduces
     key_step: float = 0.01  # beta (--beta_k)
@@ -64,6 +64,7 @@ class MemoryHeadConfig:
             one_of(name, getattr(self, name), allowed)
         for name in ("key_step", "sharpness", "use_threshold", "age_threshold"):
             within(name, getattr(self, name), 0)
+        within("width", self.width, 1e-12)
         within("match_threshold", self.match_threshold, -1 if self.distance != "euclidean" else 0)
         self._check_combinations()
 
@@ -98,6 +99,7 @@ _CHOICES = {
     "when": ORDERS,
 }
 LARGE_UNIT = 4096  # floats; above, evaluation goes unit by unit
+LARGE_KEY = 16  # floats; above, evaluation measures distances by one matrix product
 # What may differ between the runs of one batched program: numbers that only enter arithmetic.
 PER_RUN = ("key_step", "sharpness", "match_threshold", "use_threshold", "age_threshold")
 
@@ -128,14 +130,11 @@ class Rates:
     age_threshold: Tensor  # [N, 1]
 
 
-# --- the query and the responses (§1.3, §1.4)
-# -----------------------------------------------------------------------------
+# --- the query and the responses (§1.3, §1.4) ---
 
 
 def query(x: Tensor, config: MemoryHeadConfig) -> Tensor:
-    """psi(x): `[..., n]` to `[..., d]`; L2-normalised if the distance is cosine. Resize queries interpolate (2D: x is
-    a square).
-    """
+    """psi(x): `[..., n]` to `[..., d]`, L2-normalised for cosine. Resizing interpolates (2D: x is a square)."""
     if config.query == "resize1d":
         x = F.interpolate(x.flatten(0, -2)[:, None], config.key_size, mode="linear").view(*x.shape[:-1], -1)
     elif config.query.startswith("resize2d"):
@@ -154,7 +153,7 @@ def side(name: str, size: int) -> int:
     return root
 
 
-def responses(keys: Tensor, psi: Tensor, distance: str, fast: bool = False) -> Tensor:
+def responses(keys: Tensor, psi: Tensor, distance: str, width: float = 1.0, fast: bool = False) -> Tensor:
     """r: `[N, B, m]` from keys `[N, m, d]` and queries `[N, B, d]`. Euclidean lies in (0, 1], 1 only on the key itself.
 
     fast: euclidean by one matrix product, which rounds differently; for evaluating many samples in many dimensions.
@@ -162,6 +161,7 @@ def responses(keys: Tensor, psi: Tensor, distance: str, fast: bool = False) -> T
     scale = keys.shape[-1] ** -0.5
     if distance != "euclidean":
         return torch.matmul(psi, keys.transpose(1, 2)) * scale
+    scale = scale / width
     if fast:
         return torch.exp(torch.cdist(psi, keys, compute_mode="use_mm_for_euclid_dist").square() * -scale)
     gap = psi.unsqueeze(2) - keys.unsqueeze(1)  # [N, B, m, d]
@@ -194,8 +194,7 @@ def best(r: Tensor, top: int) -> tuple[Tensor, Tensor]:
     return torch.cat([p.values for p in picks], -1), torch.cat([p.indices for p in picks], -1)
 
 
-# --- the output and its gradient (§1.5, §1.6)
-# ------------------------------------------------------------------------------
+# --- the output and its gradient (§1.5, §1.6) ---
 
 
 def answers(memories: Tensor, index: Tensor, x1: Tensor) -> Tensor:
@@ -207,9 +206,7 @@ def answers(memories: Tensor, index: Tensor, x1: Tensor) -> Tensor:
 
 
 def answers_by_unit(memories: Tensor, index: Tensor, x1: Tensor) -> Tensor:
-    """The same as `answers`, unit by unit: no unit is copied per sample, so it pays for many samples and large
-    units.
-    """
+    """The same as `answers`, unit by unit: nothing is copied per sample. For many samples and large units."""
     n, m, o, _ = memories.shape
     said = x1.new_empty(*index.shape, o)
     for bank in range(n):
@@ -259,12 +256,11 @@ def key_gradient(
     direction = psi.unsqueeze(2).expand(-1, -1, index.shape[-1], -1)  # [N, B, D, d]
     if config.distance == "euclidean":
         near = bank.keys.gather(1, rows.unsqueeze(-1).expand(-1, -1, d)).view(direction.shape)
-        direction = 2 * r.gather(-1, index).unsqueeze(-1) * (direction - near)
+        direction = 2 / config.width * r.gather(-1, index).unsqueeze(-1) * (direction - near)
     return Rows(rows, (score.unsqueeze(-1) * direction * d**-0.5).flatten(1, 2))
 
 
-# --- what happens to keys, memories and counters (§1.7, §1.8)
-# ---------------------------------------------------------------
+# --- what happens to keys, memories and counters (§1.7, §1.8) ---
 
 
 def scramble_(
@@ -303,18 +299,18 @@ def scramble_(
     return winner
 
 
-def pull_keys_(bank: Bank, psi: Tensor, r: Tensor, winner: Tensor, rates: Rates, distance: str) -> None:
+def pull_keys_(bank: Bank, psi: Tensor, r: Tensor, winner: Tensor, rates: Rates, config: MemoryHeadConfig) -> None:
     """Online k-means: the winning keys `[N, B]` move towards their samples; samples of one batch add up."""
     d = psi.shape[-1]
     rows = winner.unsqueeze(-1).expand(-1, -1, d)
-    if distance == "cosine":
+    if config.distance == "cosine":
         pull = psi
-    elif distance == "dot_scaled":
+    elif config.distance == "dot_scaled":
         pull = psi * d**-0.5
     else:
-        pull = r.gather(-1, winner.unsqueeze(-1)) * d**-0.5 * (psi - bank.keys.gather(1, rows))
+        pull = r.gather(-1, winner.unsqueeze(-1)) * (d**-0.5 / config.width) * (psi - bank.keys.gather(1, rows))
     bank.keys.scatter_add_(1, rows, rates.key_step * pull)
-    if distance == "cosine":
+    if config.distance == "cosine":
         bank.keys.copy_(F.normalize(bank.keys, dim=-1))
 
 
@@ -334,16 +330,14 @@ def advance_(
     config: MemoryHeadConfig,
     fresh: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
-    """Scramble, pull the keys, count. POST keeps the old winner, PRE goes on with the replaced key. Returns the
-    winner.
-    """
+    """Scramble, pull the keys, count. Returns the winner: POST keeps the old one, PRE takes the replaced key."""
     pre = config.when == "PRE"
     if config.scramble:
         replaced = scramble_(bank, psi, r, winner, rates, config, fresh)
         if pre and replaced is not winner:
-            winner, r = replaced, responses(bank.keys, psi, config.distance)
+            winner, r = replaced, responses(bank.keys, psi, config.distance, config.width)
     if config.key_update == "ad_hoc_WTA":
-        pull_keys_(bank, psi, r, winner, rates, config.distance)
+        pull_keys_(bank, psi, r, winner, rates, config)
     count_(bank, winner)
     return winner
 
@@ -351,18 +345,15 @@ def advance_(
 def attend_pre(
     bank: Bank, psi: Tensor, winner: Tensor, index: Tensor, rates: Rates, config: MemoryHeadConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """PRE: r, index, alpha after the keys moved. One sample: the other D - 1 units stay chosen; a batch attends
-    anew.
-    """
-    r = responses(bank.keys, psi, config.distance)
+    """PRE: r, index, alpha after the keys moved. For one sample D - 1 units stay chosen, a batch attends anew."""
+    r = responses(bank.keys, psi, config.distance, config.width)
     if psi.shape[1] > 1:
         return r, *attend(r, rates.sharpness, config.top)
     index = torch.cat([winner.unsqueeze(-1), index[..., 1:]], -1)
     return r, index, torch.softmax(rates.sharpness * r.gather(-1, index), -1)
 
 
-# --- R layers that learn online, in closed form
-# -----------------------------------------------------------------------------
+# --- R layers that learn online, in closed form ---
 
 
 def with_one(x: Tensor, bias: bool) -> Tensor:
@@ -382,9 +373,7 @@ def initial_memories(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def new_bank(inputs: int, outputs: int, config: MemoryHeadConfig, generator: torch.Generator) -> Bank:
-    """One layer as q banks (q = 1, or one per output): keys first, then memories; every key starts weak (age =
-    tau_eta).
-    """
+    """One layer as q banks (1, or one per output): keys drawn first, then memories; every key starts weak."""
     q, o, m = (1, outputs, config.units) if config.shared_keys else (outputs, 1, config.units)
     keys = initial_keys(generator, m, config.size_of_key(inputs), q, config.distance == "cosine")
     memories = initial_memories(generator, q, m, o, inputs + config.bias)
@@ -483,7 +472,7 @@ class MemoryHead:
         if config.distance == "cosine" and config.key_update != "ad_hoc_WTA":
             bank.keys.copy_(F.normalize(bank.keys, dim=-1))
         psi, x1 = query(x, config), with_one(x, config.bias)
-        r = responses(bank.keys, psi, config.distance)
+        r = responses(bank.keys, psi, config.distance, config.width)
         index, alpha = attend(r, rates.sharpness, config.top)
         fresh = self._fresh_memories if config.random_memories else None
         if config.when == "PRE":
@@ -507,11 +496,19 @@ class MemoryHead:
         if self.config.distance == "cosine" and self.config.key_update != "ad_hoc_WTA":
             keys = F.normalize(keys, dim=-1)
         x = self._to_banks(x)
-        r = responses(keys, query(x, self.config), self.config.distance, fast=keys.shape[-1] > 16)
+        r = responses(
+            keys, query(x, self.config), self.config.distance, self.config.width, fast=keys.shape[-1] > LARGE_KEY
+        )
         index, alpha = attend(r, self.rates.sharpness, self.config.top)
         speak = answers_by_unit if memories[0, 0].numel() > LARGE_UNIT else answers
         said = speak(memories, index, with_one(x, self.config.bias))
         return self._to_runs(mix(alpha, said))
+
+    def work(self) -> int:
+        """Floats that evaluating one sample in all runs touches at once."""
+        (n, m, d), (o, i) = self.bank.keys.shape, self.bank.memories.shape[2:]
+        copied = o if o * i > LARGE_UNIT else o * i
+        return n * (m * (1 if d > LARGE_KEY else d) + self.config.top * copied)
 
     def sizes(self) -> dict[str, int]:
         """Floats of one run: what is learned by gradient and what is kept beside it."""
@@ -531,8 +528,7 @@ class MemoryHead:
             g.set_state(saved.clone())  # a view would crash: its offset is ignored
 
 
-# --- one layer for autograd
-# ---------------------------------------------------------------------------------------------------
+# --- one layer for autograd ---
 
 
 class MemoryHeadLayer(nn.Module):
@@ -593,7 +589,7 @@ class MemoryHeadLayer(nn.Module):
                 keys = F.normalize(keys, dim=-1)
         inputs = x.expand(q, *x.shape)  # [q, B, n]
         psi = query(inputs if learned and config.distance == "cosine" else inputs.detach(), config)
-        r = responses(keys, psi, config.distance)
+        r = responses(keys, psi, config.distance, config.width)
         index, alpha = attend(r, rates.sharpness, config.top)
         if self.training and config.when == "PRE":
             winner = self._advance(psi, r, index[..., 0], rates)

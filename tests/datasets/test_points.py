@@ -1,4 +1,4 @@
-"""MODES and MOONS against the published sizes and fingerprints (memory_head specification, 2.1, 2.2 and 7.3.10)."""
+"""MODES and MOONS against the published sizes and fingerprints (chapter 1, rules 2.1, 2.2 and 5.10)."""
 
 import numpy as np
 import pytest

@@ -210,7 +210,7 @@ def test_impossible_settings_are_named(wrong: dict) -> None:
 
 
 def test_13_memory_head_remembers_where_a_linear_head_forgets() -> None:
-    # 20 fixed seeds; the released layer reaches .973 +- .050 and the linear head .250 (spec 5 d, e): wide margins.
+    # 20 fixed seeds; the released layer reaches .973 +- .050 and the linear head .250 (20 and 3 seeds): wide margins.
     stream = plane_stream("modes-ci")
     memory_head = run(stream, [LearnerConfig(MemoryHeadConfig(units=16))] * 20, range(20))
     linear = run(stream, [LearnerConfig(ClassicConfig("lp"))] * 20, range(20))

@@ -1,6 +1,4 @@
-"""Golden traces and invariants of the Memory Head (memory_head specification, section 7.3; the number is in each
-name).
-"""
+"""Golden traces and invariants of the Memory Head; the number in a name is that in chapter 1, rules 5."""
 
 from dataclasses import replace
 
@@ -102,8 +100,7 @@ def learn(mh: MemoryHead, x: Tensor, y: Tensor, step_size: float = 0.1, optimise
     return torch.stack(said)
 
 
-# --- golden traces (12)
-# -------------------------------------------------------------------------------------------------
+# --- golden traces (12) ---
 
 
 def check_trace(bank, losses, scrambled, expected) -> None:
@@ -147,11 +144,12 @@ def test_12_golden_trace_through_autograd(name: str) -> None:
     check_trace(layer._bank(), losses, scrambled, GOLDEN[name])
 
 
-# --- the closed form is the layer
-# ---------------------------------------------------------------------------------------
+# --- the closed form is the layer ---
 
 VARIANTS = {
     "euclidean": {},
+    "wide": {"width": 2.5},
+    "wide, gradient keys": {"width": 2.5, "key_update": "grad_WTA", "scramble": False},
     "cosine": {"distance": "cosine"},
     "cosine with the bug": {"distance": "cosine", "threshold_bug": True},
     "dot_scaled": {"distance": "dot_scaled"},
@@ -236,8 +234,7 @@ def test_8_own_keys_with_equal_rows_equal_shared_keys() -> None:
     torch.testing.assert_close(own.bank.keys, shared.bank.keys.expand(4, -1, -1))
 
 
-# --- invariants 1 to 7
-# ------------------------------------------------------------------------------------------------------
+# --- invariants 1 to 7 ---
 
 
 def test_1_one_unit_is_a_linear_layer() -> None:
@@ -417,8 +414,7 @@ def test_7_loss_gradients_equal_autograd(loss) -> None:
     torch.testing.assert_close(gradient(logits.detach(), labels), wanted)
 
 
-# --- what has no number
-# ---------------------------------------------------------------------------------------------------
+# --- what has no number ---
 
 
 def test_post_trains_the_old_winner_and_pre_the_replaced_key() -> None:
@@ -450,7 +446,9 @@ def test_unit_by_unit_answers_are_the_same() -> None:
 
 def test_fast_responses_are_the_same() -> None:
     keys, psi = torch.randn(2, 5, 40), torch.randn(2, 9, 40)
-    torch.testing.assert_close(responses(keys, psi, "euclidean", fast=True), responses(keys, psi, "euclidean"))
+    torch.testing.assert_close(
+        responses(keys, psi, "euclidean", 3.0, fast=True), responses(keys, psi, "euclidean", 3.0)
+    )
 
 
 def test_layer_learns_on_top_of_a_backbone() -> None:
@@ -486,6 +484,7 @@ def test_delta_is_clamped_to_the_units() -> None:
         {"key_step": -0.1},
         {"key_step": float("nan")},
         {"sharpness": -1},
+        {"width": 0},
         {"use_threshold": -1},
         {"match_threshold": -0.5},
         {"distance": "manhattan"},
