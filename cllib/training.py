@@ -1,7 +1,8 @@
 """The one loop: a learner meets a stream, sample by sample, and is tested after every experience."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +50,18 @@ def evaluate(learner: Vanilla, tests: Sequence[Experience], chunk: int = 10_000)
     return torch.stack([part.mean(1) for part in right.split([len(test) for test in tests], 1)], 1)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: the tensors of an online step are so small that sharing them makes it three times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def learn_experience(learner: Vanilla, x: Tensor, y: Tensor, step: Callable[[], None]) -> Tensor:
     """Show `x: [n, R, 1, d]`, `y: [n, R, 1]` one by one; which were right before learning them: `[n, R]`."""
     answers = []

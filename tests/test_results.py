@@ -9,7 +9,7 @@ import pytest
 
 from cllib import results
 from cllib.errors import UserError
-from cllib.experiments import compare, grid, shape, together, vary
+from cllib.experiments import choose, compare, grid, shape, together, vary
 from cllib.learners import LearnerConfig
 from cllib.models.classic import ClassicConfig
 from cllib.models.memory_head import MemoryHeadConfig
@@ -102,6 +102,12 @@ def test_best_by_test_and_by_validation_with_its_tie_rule(made: list[Record]) ->
     assert best(points, "test")[0].learner["step_size"] == 0.01
     assert best(points, "validation")[0].learner["step_size"] == 0.1  # of the tied, the smaller step
     assert best(points, "test")[0].label == "lp"
+
+
+def test_choose_returns_the_configuration_that_validates_best() -> None:
+    points = grid("lp", LP, step_size=(1e-9, 0.3))  # a head that hardly learns, and one that does
+    stream = replace(plane_stream("modes-iid"), validations=plane_stream("modes-iid").tests)
+    assert choose("settings", stream, points, [1], profile="quick", where=None).step_size == 0.3
 
 
 def test_wide_table_keeps_order_and_shows_intervals(made: list[Record]) -> None:

@@ -218,6 +218,12 @@ def test_13_memory_head_remembers_where_a_linear_head_forgets() -> None:
     assert linear.test[:, -1].mean() < 0.5
 
 
+def test_training_leaves_the_number_of_threads_alone() -> None:
+    before = torch.get_num_threads()
+    run(STREAM, [MLP], [1])
+    assert torch.get_num_threads() == before
+
+
 def test_train_reports_what_happened() -> None:
     learner = build(STREAM, [MH] * 2, [1, 2])
     order = [torch.arange(len(e)).unsqueeze(0) for e in STREAM.experiences]
