@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ import torch
 from cllib.errors import UserError, one_of, within
 from cllib.learners import METHODS, LearnerConfig
 from cllib.models.classic import ClassicConfig
-from cllib.models.memory_head import MemoryHeadConfig
+from cllib.models.memory_head import MemoryHeadConfig, query
 from cllib.streams import IMAGE_STREAMS, PLANE_STREAMS
 
 PROFILES = ("smoke", "quick", "paper")
@@ -97,6 +98,12 @@ class MemoryHeadChapter:
         one_of("image_stream", self.image_stream, IMAGE_STREAMS)
         for stream in self.streams:
             one_of("streams", stream, PLANE_STREAMS)
+        if len(set(self.streams)) < len(self.streams):
+            raise UserError(f"streams = {self.streams!r}: each may be named once")
+        if "ns-imagenet" in (self.benchmark, self.image_stream) and not (
+            self.data_dir and Path(self.data_dir).is_dir()
+        ):
+            raise UserError(f"data_dir = {self.data_dir!r}: ns-imagenet needs the folder that holds mini-ImageNet")
         if all(stream.endswith("-iid") for stream in self.streams):
             raise UserError(f"streams = {self.streams!r}: at least one must be continual, not iid")
         for name in ("seeds", "image_seeds", "eval_chunk", "track_every", "frames", "image_classes", "thin"):
@@ -110,7 +117,13 @@ class MemoryHeadChapter:
             within("step_sizes", step_size, 1e-12)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("device = 'cuda': this machine has no GPU that torch can use; allowed here are auto, cpu")
-        self.experiment()
+        self._check_query(self.experiment())
+
+    def _check_query(self, config: LearnerConfig) -> None:
+        """Raise UserError if psi cannot take the benchmark's inputs (the size of features is not known yet)."""
+        inputs = 2 if self.benchmark in PLANE_STREAMS else 64 if self.benchmark == "ns-digits" else None
+        if inputs is not None and isinstance(config.head, MemoryHeadConfig):
+            query(torch.zeros(1, 1, inputs), config.head)
 
     @property
     def runs(self) -> list[int]:

@@ -1,5 +1,7 @@
 """The one exception a reader is meant to see."""
 
+from math import isfinite
+
 
 class UserError(ValueError):
     """A value, name or file the reader gave cannot be used; the message is one line that says what is allowed."""
@@ -12,7 +14,8 @@ def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def within(name: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Raise `UserError` unless `low <= value <= high` (so NaN never passes)."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+    """Raise `UserError` unless `value` is a finite number and `low <= value <= high`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    if not number or not low <= value <= high:
         limit = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
         raise UserError(f"{name} = {value!r}: must be a number {limit}")

@@ -40,7 +40,8 @@ def overwrite_slots(seeds: Sequence[int], steps: int, size: int) -> Tensor:
 def replay_draws(seeds: Sequence[int], steps: int, size: int, batch: int, purpose: str = "replay") -> Tensor:
     """Items to replay at each step, uniform without replacement among those stored before it: `[R, T, batch]`.
 
-    With fewer than `batch` items stored, the rest is DROPPED. Floyd's algorithm, all steps and runs at once.
+    With fewer than `batch` items stored, they come first and the rest is DROPPED. Floyd's algorithm, all steps and
+    runs at once.
     """
     stored = torch.arange(steps).clamp(max=size)
     wanted = stored.clamp(max=batch)
@@ -112,7 +113,7 @@ class Store:
         self._row = torch.arange(runs, device=device)
 
     def write(self, slot: Tensor, **item: Tensor) -> None:
-        """Put `item[name]: [R, ...]` at `slot: [R]`; DROPPED slots go to a spare row that is never read."""
+        """Put `item[name]: [R, ...]` at `slot: [R]`; DROPPED slots go to a spare row, which no draw points to."""
         for name, value in item.items():
             if name not in self.items:
                 self.items[name] = value.new_zeros(self.runs, self.size + 1, *value.shape[1:])
@@ -131,9 +132,3 @@ class Store:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.items = {name: values.clone() for name, values in state.items()}
-
-
-def mean_weights(index: Tensor) -> Tensor:
-    """Weights that make a sum over replayed items their mean: `[R, k, 1]`, 0 where DROPPED."""
-    present = (index != DROPPED).float()
-    return (present / present.sum(-1, keepdim=True).clamp(min=1)).unsqueeze(-1)

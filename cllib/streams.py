@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cllib.datasets import noisy_classes
+from cllib.datasets import cifar100, noisy_classes
 from cllib.datasets import points as plane
 from cllib.datasets.backbones import backbone
 from cllib.datasets.files import cache_folder
@@ -177,11 +177,11 @@ def image_stream(
         return noisy_stream(name, noisy_classes.ns_digits(sizes=(100, 20, 50) if validation else (120, 0, 50)))
     if name == "ns-imagenet" and data_dir is None:
         raise UserError("stream = 'ns-imagenet' needs data_dir, the folder that holds mini-ImageNet")
+    where = data_dir or cache_folder()
+    if name == "ns-cifar100":
+        cifar100.obtain(where, download=True)
     net = backbone(network, weights, image_size)
-    if name == "ns-imagenet":
-        features = noisy_classes.ns_imagenet(data_dir or "", net, classes=classes, device=device)
-    else:
-        where = data_dir or cache_folder()
-        features = noisy_classes.ns_cifar100(where, net, classes=classes, download=True, device=device)
+    make = noisy_classes.ns_imagenet if name == "ns-imagenet" else noisy_classes.ns_cifar100
+    features = make(where, net, classes=classes, device=device)
     note = f"{network}, weights {net.weights_hash}, {net.image_size} pixels, {classes} classes"
     return replace(noisy_stream(name, features), note=note, whole=classes == 100)

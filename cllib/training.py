@@ -183,4 +183,8 @@ class Snapshots:
         if t in self.wanted:
             self.classes[t] = learner.predict(self.grid)[0].argmax(-1).cpu().numpy()
             bank = getattr(learner.head, "bank", None)
-            self.keys[t] = np.zeros((0, 2)) if bank is None else bank.keys[0].cpu().numpy().copy()
+            if bank is None or learner.head.config.query != "identity":  # type: ignore[attr-defined]
+                self.keys[t] = np.zeros((0, 2))  # no keys, or none that are points of the plane
+            else:
+                own = learner.head.banks  # type: ignore[attr-defined]
+                self.keys[t] = bank.keys[:own].flatten(0, 1).cpu().numpy().copy()

@@ -48,7 +48,7 @@ def test_command_line_text_is_typed() -> None:
 
 @pytest.mark.parametrize("label", list(published(CHAPTER)["examples"]))
 def test_released_commands_have_their_equivalent(label: str) -> None:
-    given = {"benchmark": "ns-imagenet", **published(CHAPTER)["examples"][label]["settings"]}
+    given = {"benchmark": "ns-imagenet", "data_dir": ".", **published(CHAPTER)["examples"][label]["settings"]}
     chosen = settings(CHAPTER, "quick", **given)
     assert all(getattr(chosen, name) == value for name, value in given.items())
     text = {name: str(value) for name, value in given.items()}
@@ -79,6 +79,14 @@ def test_released_commands_have_their_equivalent(label: str) -> None:
         ({"track_every": 0}, "track_every = 0"),
         ({"benchmark": "cifar"}, "benchmark = 'cifar'"),
         ({"thin": 0}, "thin = 0"),
+        ({"step_size": float("inf")}, "step_size = inf"),
+        ({"sharpness": float("nan")}, "sharpness = nan"),
+        ({"match_threshold": float("inf")}, "match_threshold = inf"),
+        ({"streams": ["modes-ci", "modes-ci"]}, "each may be named once"),
+        ({"query": "resize2d", "key_size": 4}, "inputs = 2: resize2d needs a square number"),
+        ({"query": "resize2d", "key_size": 3, "benchmark": "ns-digits"}, "key_size = 3: resize2d needs a square"),
+        ({"image_stream": "ns-imagenet"}, "data_dir = None: ns-imagenet needs the folder"),
+        ({"benchmark": "ns-imagenet", "data_dir": "/no/such"}, "data_dir = '/no/such'"),
         ({"buffer_size": -1}, "buffer_size = -1"),
         ({"hidden": 0, "model": "mlp"}, "hidden = 0"),
     ],

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cllib.memory import DROPPED, ClassBalance, Store, mean_weights, overwrite_slots, replay_draws, reservoir_slots
+from cllib.memory import DROPPED, ClassBalance, Store, overwrite_slots, replay_draws, reservoir_slots
 from cllib.randomness import draw
 from cllib.streams import plane_stream
 
@@ -52,6 +52,7 @@ def test_draws_are_distinct_and_stored(size: int, batch: int, steps: int) -> Non
             present = [i for i in row if i != DROPPED]
             assert len(present) == min(stored, batch) == len(set(present))
             assert all(0 <= i < stored for i in present)
+            assert row[: len(present)] == present  # the absent ones last
 
 
 def test_draws_are_uniform() -> None:
@@ -111,5 +112,3 @@ def test_store_reads_what_was_written_and_drops_the_rest() -> None:
     assert items["y"].tolist() == [[6, 0], [7, 0]]
     assert items["x"][1, 0].tolist() == [5.0, 6.0]
     assert store.floats() == 9
-    weights = mean_weights(torch.tensor([[0, 2, DROPPED], [DROPPED, DROPPED, DROPPED]]))
-    assert weights.squeeze(-1).tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]

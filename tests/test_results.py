@@ -150,9 +150,17 @@ def test_small_runs_and_stand_ins_show_a_mechanism_only(made: list[Record]) -> N
 
 
 def test_tolerance_has_a_floor_and_a_ceiling() -> None:
-    assert allowed(0.0, replace(VALUE, std=None)) == results.TOLERANCE[0]
-    assert allowed(0.5, VALUE) == allowed(float("inf"), VALUE) == results.TOLERANCE[1]
-    assert allowed(0.03, VALUE) == pytest.approx(np.hypot(0.03, 4.302653 * 0.01 / 3**0.5), abs=1e-6)
+    assert allowed(np.array([0.5, 0.5, 0.5]), replace(VALUE, std=None)) == results.TOLERANCE[0]
+    assert allowed(np.array([0.1, 0.5, 0.9]), VALUE) == results.TOLERANCE[1]
+
+
+def test_tolerance_is_the_half_width_of_the_difference() -> None:
+    ours, t = np.array([0.58, 0.60, 0.62]), 4.302653
+    known = np.hypot(t * 0.02 / 3**0.5, t * 0.01 / 3**0.5)
+    assert allowed(ours, VALUE) == pytest.approx(known, abs=1e-6)
+    assert allowed(ours, replace(VALUE, std=None)) == pytest.approx(t * 0.02 * (2 / 3) ** 0.5, abs=1e-6)
+    single = allowed(ours / 2, replace(VALUE, std=None, n=1))  # one published run may lie anywhere among ours
+    assert single == pytest.approx(t * 0.01 * (1 + 1 / 3) ** 0.5, abs=1e-6)
 
 
 def test_ledger_of_the_chapter_is_whole(made: list[Record]) -> None:

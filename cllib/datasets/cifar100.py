@@ -12,6 +12,15 @@ from cllib.errors import UserError
 def load(root: str | Path, download: bool = False) -> tuple[ImageClasses, ImageClasses]:
     """Train images [100, 500, 32, 32, 3] and test images [100, 100, 32, 32, 3], uint8, in file order per class.
 
+    root, download, errors: see `obtain`.
+    """
+    obtain(root, download)
+    return _part(root, train=True), _part(root, train=False)
+
+
+def obtain(root: str | Path, download: bool = False) -> None:
+    """Make sure that whole files are there, before anything slow is done for them.
+
     root: the folder that holds, or with `download` will hold, `cifar-100-python/`. Raises `UserError` naming a file
     that is missing or damaged (with the MD5 found and expected), or the address that could not be reached.
     """
@@ -22,7 +31,6 @@ def load(root: str | Path, download: bool = False) -> tuple[ImageClasses, ImageC
             raise UserError(f"{problem}; download=True fetches CIFAR-100 again") from problem
         _download(root, problem)
         _check(root)
-    return _part(root, train=True), _part(root, train=False)
 
 
 def _check(root: str | Path) -> None:

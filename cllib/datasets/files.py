@@ -36,9 +36,9 @@ def hash_arrays(*arrays: Tensor | np.ndarray[Any, Any]) -> str:
     """First 16 hex digits of the SHA-256 over dtype, shape and bytes of every array, in order."""
     digest = hashlib.sha256()
     for array in arrays:
-        tensor = torch.as_tensor(array).detach().cpu().contiguous()
+        tensor = torch.as_tensor(array).detach().cpu().clone(memory_format=torch.contiguous_format)
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)  # bytes, without a copy
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from cllib.learners.replay import Replay
 from cllib.losses import xent_gradient
-from cllib.memory import mean_weights
 from cllib.optim import Gradients, dense
 
 
@@ -21,14 +20,14 @@ class AGEM(Replay):
 
     def combine(self, x: Tensor, y: Tensor, gradients: Gradients) -> Gradients:
         parameters = self.head.parameters
-        reference = self._flat(self._reference(self.draws[:, self.t]), parameters)
+        reference = self._flat(self._reference(self.now(self.draws)), parameters)
         flat = project(self._flat(gradients, parameters), reference)
         pieces = flat.split([p.numel() // self.runs for p in parameters.values()], 1)
         return {name: piece.reshape(p.shape) for (name, p), piece in zip(parameters.items(), pieces, strict=True)}
 
     def _reference(self, index: Tensor) -> Gradients:
-        items, weights = self.store.read(index), mean_weights(index)
-        return self.head.learn(items["x"], lambda logits: xent_gradient(logits, items["y"]) * weights)[1]
+        items = self.store.read(index)
+        return self.head.learn(items["x"], lambda logits: xent_gradient(logits, items["y"]) / index.shape[1])[1]
 
     def _flat(self, gradients: Gradients, parameters: dict[str, Tensor]) -> Tensor:
         """All gradients of a run in one row: `[R, P]`."""

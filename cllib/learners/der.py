@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cllib.errors import within
 from cllib.learners.replay import Replay
-from cllib.memory import mean_weights, replay_draws
+from cllib.memory import replay_draws
 from cllib.models.classic import Head
 from cllib.optim import Gradients, add
 
@@ -38,15 +38,13 @@ class DER(Replay):
         self.store.write(self.slots[:, self.t], x=x[:, 0], y=y[:, 0], logits=logits[:, 0])
 
     def combine(self, x: Tensor, y: Tensor, gradients: Gradients) -> Gradients:
-        index, parameters = self.draws[:, self.t], self.head.parameters
-        items = self.store.read(index)
-        weights = self.alpha * mean_weights(index) * 2 / items["logits"].shape[-1]  # d MSE / d o, mean over classes
-        gradients = add(
-            gradients, self.head.learn(items["x"], lambda o: (o - items["logits"]) * weights)[1], parameters
-        )
+        parameters = self.head.parameters
+        items = self.store.read(self.now(self.draws))
+        stored = items["logits"]  # [R, k, c]
+        scale = self.alpha * 2 / stored[0].numel()  # d MSE / d o, mean over items and classes
+        gradients = add(gradients, self.head.learn(items["x"], lambda o: (o - stored) * scale)[1], parameters)
         if self.beta == 0:
             return gradients
-        index = self.second[:, self.t]
-        items = self.store.read(index)
-        again = self.head.learn(items["x"], self.on(items["y"], self.beta * mean_weights(index)))[1]
+        items = self.store.read(self.now(self.second))
+        again = self.head.learn(items["x"], self.on(items["y"], self.beta))[1]
         return add(gradients, again, parameters)

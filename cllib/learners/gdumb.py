@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from cllib.errors import within
+from cllib.errors import UserError, within
 from cllib.learners.vanilla import Vanilla
-from cllib.memory import DROPPED, ClassBalance, Store, mean_weights
+from cllib.memory import DROPPED, ClassBalance, Store
 from cllib.models.classic import Head
 from cllib.optim import SGD, Adam
 from cllib.randomness import draw, generator
@@ -38,14 +38,16 @@ class GDumb(Vanilla):
         for _ in range(self.epochs):
             for index in self._epoch().split(self.batch, 1):
                 items = self.store.read(index)
-                gradients = self.head.learn(items["x"], self.on(items["y"], mean_weights(index)))[1]
+                gradients = self.head.learn(items["x"], self.on(items["y"]))[1]
                 self.optimiser.step(self.head.parameters, gradients)
 
     def _epoch(self) -> Tensor:
-        """Slots in random order, free ones as DROPPED: `[R, size]`."""
-        size = self.store.size
-        order = torch.stack([torch.randperm(size, generator=g) for g in self.shuffles]).to(self.head.device)
-        return torch.where(self.balance.held.gather(1, order) == DROPPED, DROPPED, order)
+        """Slots in use, in random order: `[R, k]`. UserError if the runs of one program store different numbers."""
+        counts = (self.balance.held != DROPPED).sum(1)
+        k = int(counts[0])  # slots fill from 0 on
+        if (counts != k).any():
+            raise UserError("method = 'gdumb': runs that store different numbers of samples must run one by one")
+        return torch.stack([torch.randperm(k, generator=g) for g in self.shuffles]).to(self.head.device)
 
     def sizes(self) -> dict[str, int]:
         return {**super().sizes(), "buffer": self.store.floats()}

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from cllib.errors import within
 from cllib.learners.replay import Replay
 from cllib.losses import LOSSES
-from cllib.memory import DROPPED, replay_draws
+from cllib.memory import replay_draws
 from cllib.models.classic import Head
 from cllib.optim import Gradients, add, dense
 
@@ -28,13 +27,12 @@ class MIR(Replay):
         self.candidates = replay_draws(head.seeds, steps, size, pool * batch).to(head.device)  # [R, T, pool r]
 
     def combine(self, x: Tensor, y: Tensor, gradients: Gradients) -> Gradients:
-        index = self.candidates[:, self.t]
-        rise = self._rise(index, gradients).masked_fill(index == DROPPED, -torch.inf)
-        worst = rise.topk(self.batch, 1).indices
+        index = self.now(self.candidates)
+        worst = self._rise(index, gradients).topk(min(self.batch, index.shape[1]), 1).indices
         return add(gradients, self.replayed(index.gather(1, worst)), self.head.parameters)
 
     def _rise(self, index: Tensor, gradients: Gradients) -> Tensor:
-        """How much the loss of each candidate grows by p <- p - rho g: `[R, pool r]`."""
+        """How much the loss of each candidate grows by p <- p - rho g: `[R, k]`."""
         items, parameters = self.store.read(index), self.head.parameters
         after = {name: self._stepped(p, dense(gradients[name], p)) for name, p in parameters.items()}
         old, new = (self.loss(self.head.logits(items["x"], p), items["y"]) for p in (parameters, after))

@@ -7,7 +7,7 @@ the current one is stored; both add; the sample is stored; one optimiser step.
 from torch import Tensor
 
 from cllib.learners.vanilla import Vanilla
-from cllib.memory import Store, mean_weights, overwrite_slots, replay_draws, reservoir_slots
+from cllib.memory import Store, overwrite_slots, replay_draws, reservoir_slots
 from cllib.models.classic import Head
 from cllib.optim import SGD, Adam, Gradients, add
 
@@ -56,12 +56,16 @@ class Replay(Vanilla):
 
     def combine(self, x: Tensor, y: Tensor, gradients: Gradients) -> Gradients:
         """The gradient to step with, from that of the current sample and the store."""
-        return add(gradients, self.replayed(self.draws[:, self.t]), self.head.parameters)
+        return add(gradients, self.replayed(self.now(self.draws)), self.head.parameters)
+
+    def now(self, draws: Tensor) -> Tensor:
+        """Draws of the current step, `[R, k]` out of `[R, T, r]`: k = r, or what is stored if that is less."""
+        return draws[:, self.t, : min(self.t, self.store.size)]
 
     def replayed(self, index: Tensor) -> Gradients:
-        """Gradient of the mean loss over stored items at `index: [R, r]`."""
+        """Gradient of the mean loss over stored items at `index: [R, k]`."""
         items = self.store.read(index)
-        return self.head.learn(items["x"], self.on(items["y"], mean_weights(index)))[1]
+        return self.head.learn(items["x"], self.on(items["y"]))[1]
 
     def sizes(self) -> dict[str, int]:
         return {**super().sizes(), "buffer": self.store.floats()}

@@ -36,11 +36,9 @@ class Vanilla:
         self.t += 1
         return logits
 
-    def on(self, y: Tensor, weights: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """logits -> gradient of the mean loss over B, or of the loss weighted by `weights: [R, B, 1]`."""
-        if weights is None and y.shape[1] == 1:
-            return lambda logits: self.gradient(logits, y)
-        scale = weights if weights is not None else 1 / y.shape[1]
+    def on(self, y: Tensor, weight: float = 1.0) -> Callable[[Tensor], Tensor]:
+        """logits -> gradient of the mean loss over B, times a weight; `y: [R, B]`."""
+        scale = weight / y.shape[1]
         return lambda logits: self.gradient(logits, y) * scale
 
     def finish(self, experience: Experience) -> None:

@@ -7,7 +7,7 @@ independent layers for online learning in closed form, `MemoryHeadLayer` one lay
 backbone. Both call the same functions.
 
 Letters: N banks, B samples, m units, d key size, D = delta units attended to, o outputs of a bank, i = inputs (+ 1
-with bias). Section numbers (§) are those of the book page "Memory Head, rule by rule".
+with bias). Sections (§) and findings (P) are those of the book page "Memory Head, rule by rule".
 """
 
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ class MemoryHeadConfig:
     shared_keys: bool = True
     bias: bool = True
     when: str = "POST"  # keys move after (POST) or before (PRE) the output is computed
-    threshold_bug: bool = False  # released cosine: compares r / sqrt(d) with tau_alpha (§6, P1)
+    threshold_bug: bool = False  # released cosine: compares r / sqrt(d) with tau_alpha (P1)
 
     def __post_init__(self) -> None:
         within("units", self.units, 1)
@@ -169,7 +169,7 @@ def responses(keys: Tensor, psi: Tensor, distance: str, width: float = 1.0, fast
 
 
 def match(winning: Tensor, config: MemoryHeadConfig, key_size: int) -> Tensor:
-    """What tau_alpha is compared with: the true cosine, unless the released bug is on; r itself otherwise (§6, P1)."""
+    """What tau_alpha is compared with: the true cosine, unless the released bug is on; r itself otherwise (P1)."""
     return winning * key_size**0.5 if config.distance == "cosine" and not config.threshold_bug else winning
 
 

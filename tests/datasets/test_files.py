@@ -132,3 +132,7 @@ def test_cache_folder_is_chosen_or_the_checkout_or_the_user_cache(
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "data").mkdir()
     assert files.cache_folder() == tmp_path / "data" / "downloads"
+
+
+def test_hash_of_one_strided_element() -> None:
+    assert files.hash_arrays(torch.arange(10)[::20]) == files.hash_arrays(torch.tensor([0]))

@@ -85,23 +85,103 @@ def test_vanilla_equals_a_torch_loop(kind: str) -> None:
         optimiser.step()
 
 
-def test_er_adds_the_gradient_of_the_mean_replayed_loss() -> None:
-    learner = build(STREAM, [replace(MLP, method="er_reservoir")], [3])
+def forward(weights: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """The mlp in plain torch: weights `hidden [h, n + 1]`, `output [c, h + 1]`."""
+    one = torch.ones(len(x), 1)
+    hidden = torch.tanh(torch.cat([x, one], 1) @ weights[0].T)
+    return torch.cat([hidden, one], 1) @ weights[1].T
+
+
+def one_step(method: str, **changes):
+    """A learner after 20 samples; its weights then, with gradients wanted, and after one more step; and that sample."""
+    learner = build(STREAM, [replace(MLP, method=method, **changes)], [3])
     steps(learner, 0, 20)
-    twin = ClassicHead(2, 4, MLP.head, [3])
-    twin.load_state_dict(learner.head.state_dict())
-    weights = [w[0].clone().requires_grad_() for w in twin.parameters.values()]
-    items = learner.store.read(learner.draws[:, 20])
-    x, y = FLAT[0][20:21], FLAT[1][20:21]
-
-    def loss(x, y):
-        one = lambda v: torch.cat([v, torch.ones(len(v), 1)], 1)  # noqa: E731
-        return F.cross_entropy(one(torch.tanh(one(x) @ weights[0].T)) @ weights[1].T, y)
-
-    (loss(x, y) + loss(items["x"][0], items["y"][0])).backward()
+    before = [w[0].clone().requires_grad_() for w in learner.head.parameters.values()]
+    store = learner.store.state_dict()
     steps(learner, 20, 21)
-    for before, after in zip(weights, learner.head.parameters.values(), strict=True):
-        torch.testing.assert_close(after[0], (before - 0.1 * before.grad).detach(), atol=1e-6, rtol=1e-5)
+    learner.store.load_state_dict(store)  # what was stored when the step was made
+    learner.t = 20
+    return learner, before, [w[0] for w in learner.head.parameters.values()], FLAT[0][20:21], FLAT[1][20:21]
+
+
+def test_er_adds_the_gradient_of_the_mean_replayed_loss() -> None:
+    learner, before, after, x, y = one_step("er_reservoir")
+    items = learner.store.read(learner.now(learner.draws))
+    (F.cross_entropy(forward(before, x), y) + F.cross_entropy(forward(before, items["x"][0]), items["y"][0])).backward()
+    for old, new in zip(before, after, strict=True):
+        torch.testing.assert_close(new, (old - 0.1 * old.grad).detach(), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "beta"), [("der", 0.0), ("der++", 0.5)])
+def test_der_adds_half_the_mse_to_stored_logits_and_beta_times_a_second_loss(method: str, beta: float) -> None:
+    learner, before, after, x, y = one_step(method)
+    first, second = (learner.store.read(learner.now(draws)) for draws in (learner.draws, learner.second))
+    loss = F.cross_entropy(forward(before, x), y)
+    loss = loss + 0.5 * F.mse_loss(forward(before, first["x"][0]), first["logits"][0])
+    (loss + beta * F.cross_entropy(forward(before, second["x"][0]), second["y"][0])).backward()
+    for old, new in zip(before, after, strict=True):
+        torch.testing.assert_close(new, (old - 0.1 * old.grad).detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_agem_steps_with_the_projected_gradient() -> None:
+    projected = 0
+    for seed in range(6):
+        learner = build(STREAM, [replace(MLP, method="agem")], [seed])
+        steps(learner, 0, 30)
+        before = [w[0].clone().requires_grad_() for w in learner.head.parameters.values()]
+        items, x, y = learner.store.read(learner.now(learner.draws)), FLAT[0][30:31], FLAT[1][30:31]
+        g = torch.autograd.grad(F.cross_entropy(forward(before, x), y), before)
+        r = torch.autograd.grad(F.cross_entropy(forward(before, items["x"][0]), items["y"][0]), before)
+        g, r = (torch.cat([part.flatten() for part in parts]) for parts in (g, r))
+        projected += int(g @ r < 0)
+        wanted = g - min(float(g @ r), 0) / (r @ r) * r
+        steps(learner, 30, 31)
+        moved = torch.cat(
+            [(a.detach() - b[0]).flatten() for a, b in zip(before, learner.head.parameters.values(), strict=True)]
+        )
+        torch.testing.assert_close(moved / 0.1, wanted, atol=1e-5, rtol=1e-4)
+    assert projected > 0, "no trial needed the projection: it proves nothing about it"
+
+
+def test_ensemble_learns_from_its_averaged_logits() -> None:
+    learner = build(STREAM, [replace(MLP, method="ensemble", ensemble_size=3)], [3])
+    before = [[w[k].clone().requires_grad_() for w in learner.head.parameters.values()] for k in range(3)]
+    x, y = FLAT[0][:1], FLAT[1][:1]
+    F.cross_entropy(torch.stack([forward(copy, x) for copy in before]).mean(0), y).backward()
+    steps(learner, 0, 1)
+    for k, copy in enumerate(before):
+        for old, new in zip(copy, learner.head.parameters.values(), strict=True):
+            torch.testing.assert_close(new[k], (old - 0.1 * old.grad).detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_gdumb_forgets_what_the_head_was() -> None:
+    learners = [build(STREAM, [replace(MLP, method="gdumb")], [3]) for _ in range(2)]
+    for learner in learners:
+        steps(learner, 0, 20)
+    learners[0].head.parameters["output"].add_(5.0)
+    for learner in learners:
+        learner.finish(STREAM.experiences[0])
+    assert torch.equal(*(learner.head.parameters["output"] for learner in learners))
+
+
+@pytest.mark.parametrize("method", ["er_reservoir", "er_random", "agem", "mir", "mir_released", "der", "der++"])
+def test_replay_shows_a_memory_head_stored_items_only(method: str) -> None:
+    """While fewer than r items are stored, the head must see just those: it counts every sample it is shown."""
+    config = vary(replace(MH, method=method, replay_size=3, buffer_size=6), scramble=False)
+    learner = build(STREAM, [config] * 2, [1, 2])
+    steps(learner, 0, 5)
+    draws = {"der++": 2}.get(method, 1)
+    shown = sum(1 + draws * min(t, 3) for t in range(5))
+    assert learner.head.bank.usage.sum(1).tolist() == [shown, shown]
+
+
+def test_gdumb_shows_each_stored_item_once_an_epoch() -> None:
+    config = vary(replace(MH, method="gdumb", buffer_size=20, replay_size=4, gdumb_epochs=3), scramble=False)
+    learner = build(STREAM, [config], [1])
+    first = len(STREAM.experiences[0])
+    steps(learner, 0, first)
+    learner.finish(STREAM.experiences[0])
+    assert learner.head.bank.usage.sum() == 3 * first < 3 * 20
 
 
 def test_buffers_are_bounded_and_hold_seen_samples_only() -> None:
@@ -114,9 +194,9 @@ def test_buffers_are_bounded_and_hold_seen_samples_only() -> None:
 
 
 def test_11_agem_never_climbs_on_the_reference() -> None:
-    g, reference = torch.randn(200, 30), torch.randn(200, 30)
+    g, reference = torch.randn(2, 200, 30, dtype=torch.float64)
     new = project(g, reference)
-    assert ((new * reference).sum(1) >= -1e-5).all()
+    assert ((new * reference).sum(1) >= -1e-7).all()
     harmless = (g * reference).sum(1) >= 0
     assert torch.equal(new[harmless], g[harmless]) and 50 < harmless.sum() < 150
     assert torch.equal(project(g, torch.zeros_like(g)), g)
@@ -135,13 +215,13 @@ def test_real_mir_replays_the_items_that_would_suffer_most() -> None:
     steps(learner, 0, 25)
     x, y = FLAT[0][25].view(1, 1, 2), FLAT[1][25].view(1, 1)
     _, gradients = learner.head.learn(x, learner.on(y))
-    index = learner.candidates[:, 25]
+    index = learner.now(learner.candidates)
     rise = learner._rise(index, gradients)
-    assert index.shape == (1, 5) and (index == DROPPED).sum() == 1  # pool of 5, four stored
+    assert index.shape == (1, 4) and (index != DROPPED).all()  # a pool of 5, but four are stored
     before = {n: p.clone() for n, p in learner.head.parameters.items()}
     learner.observe(x, y)
     step = {n: (before[n] - p) / 0.1 for n, p in learner.head.parameters.items()}
-    worst = index[0, rise[0].masked_fill(index[0] == DROPPED, -torch.inf).argmax()]
+    worst = index[0, rise[0].argmax()]
     other = ClassicHead(2, 4, MLP.head, [3])
     other.load_state_dict(before)
     items = learner.store.read(worst.view(1, 1))

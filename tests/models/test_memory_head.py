@@ -13,15 +13,18 @@ from cllib.errors import UserError
 from cllib.losses import hinge, hinge_gradient, xent, xent_gradient
 from cllib.models.memory_head import (
     PER_RUN,
+    Bank,
     MemoryHead,
     MemoryHeadConfig,
     MemoryHeadLayer,
     answers,
     answers_by_unit,
     attend,
+    attend_pre,
     best,
     query,
     responses,
+    stack_rates,
 )
 from cllib.optim import SGD, Adam
 
@@ -426,6 +429,19 @@ def test_post_trains_the_old_winner_and_pre_the_replaced_key() -> None:
         trained = int(mh.learn(x[0], on(y[0]))[1]["memories"].index)
         assert (trained == winner) is (when == "POST" or winner == 0)
         assert mh.bank.scrambles == 1
+
+
+def test_pre_attends_anew_for_a_batch_and_keeps_its_choice_for_one_sample() -> None:
+    keys = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]])
+    bank = Bank(keys, torch.zeros(1, 3, 1, 3), *torch.zeros(2, 1, 3, dtype=torch.int32), torch.zeros(1))
+    config = MemoryHeadConfig(units=3, top=2, when="PRE")
+    gamma = stack_rates([config], 1, "cpu")
+    psi = torch.tensor([[[0.9, 0.0], [-0.9, 0.0]]])
+    chosen = torch.tensor([[[0, 1], [0, 1]]])  # as if the keys had been elsewhere before
+    winner = chosen[..., 0]
+    assert attend_pre(bank, psi, winner, chosen, gamma, config)[1].tolist() == [[[1, 0], [2, 0]]]
+    _, index, alpha = attend_pre(bank, psi[:, :1], winner[:, :1], chosen[:, :1], gamma, config)
+    assert index.tolist() == [[[0, 1]]] and alpha[0, 0, 0] < 0.5  # kept in place, though unit 1 answers more strongly
 
 
 def test_state_dict_resumes_bit_exactly() -> None:
