@@ -167,6 +167,7 @@ on = partial(
     device=p.on,
     eval_chunk=p.eval_chunk,
     track_every=p.track_every,
+    progress=p.profile == "paper",
 )
 Markdown("**This copy:** " + results.this_run(p))
 

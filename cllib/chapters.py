@@ -30,8 +30,7 @@ class MemoryHeadChapter:
     """Chapter 1. Behind each knob: the paper's symbol and the original command line's flag.
 
     The knobs from `benchmark` on describe one experiment, the reader's own; the tables and ablations of the chapter
-    use the
-    published settings written beside them, and take from here what concerns all: seeds, device, streams.
+    use the published settings written beside them, and take from here what concerns all: seeds, device, streams.
     """
 
     profile: str = "quick"

@@ -74,5 +74,9 @@ def grid(label: str, base: LearnerConfig, **axes: Sequence[Any]) -> dict[str, Le
 def choose(
     experiment: str, stream: Stream, points: Mapping[str, LearnerConfig], seeds: Sequence[int], **options: Any
 ) -> LearnerConfig:
-    """The point with the best mean accuracy on the stream's validation sets (ties as in `results.ranked`)."""
-    return points[ranked(compare(experiment, stream, points, seeds, **options), "validation")[0].label]
+    """The point with the best mean accuracy on the stream's validation sets (ties as in `results.ranked`).
+
+    The test sets are not even looked at.
+    """
+    made = compare(experiment, replace(stream, tests=()), points, seeds, **options)
+    return points[ranked(made, "validation")[0].label]

@@ -28,7 +28,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "data" / "published"
 MEASURED = ROOT / "data" / "measured"
 VERSIONS = ("torch", "numpy", "scikit-learn", "timm")
-VERDICTS = ("reproduced", "not reproduced", "mechanism only", "not run")
 # A number counts as reproduced within the 95 % interval of the difference, but never demands more than TOLERANCE[0]
 # and never forgives more than TOLERANCE[1].
 TOLERANCE = (0.02, 0.10)
@@ -39,9 +38,8 @@ class Record:
     """One setting over n seeds on one stream: everything a table, a figure or a verdict needs.
 
     test, validation: accuracy matrices `[n][E][E]` (rounded to 1e-4); online: accuracy before learning, per window,
-    `[n][W]`.
-    order: "published", or "own" where every run drew its sample order. data: hash of the arrays the run really used;
-    whole, note: False for a part of the stream, and what its name does not say.
+    `[n][W]`. order: "published", or "own" where every run drew its sample order. data: hash of the arrays really
+    used; whole, note: False for a part of the stream, and what its name does not say.
     """
 
     experiment: str
@@ -351,9 +349,7 @@ MARKS = {"reproduced": "=", "not reproduced": "!", "mechanism only": "~", "not r
 
 
 def side_by_side(judged: pd.DataFrame, source: str) -> pd.DataFrame:
-    """One published table with our numbers in it: cells "published | ours ± half" with a mark of the verdict
-    (`MARKS`).
-    """
+    """One published table with our numbers: cells "published | ours ± half" and a mark of the verdict (`MARKS`)."""
     part = judged[(judged["source"] == source) & judged["published"].notna() & (judged["metric"] == "Acc")]
     numbers = zip(part["published"], part["ours"], part["half"], part["verdict"], strict=True)
     cells = [
@@ -368,10 +364,10 @@ def side_by_side(judged: pd.DataFrame, source: str) -> pd.DataFrame:
 def readable(judged: pd.DataFrame) -> pd.DataFrame:
     """The ledger for readers: a claim a line, the published number, ours, and the verdict."""
     ours = [
-        "" if mean is None else f"{short(mean)} ± {short(half)}"
+        f"{short(mean)} ± {short(half)}" if pd.notna(mean) else ""
         for mean, half in zip(judged["ours"], judged["half"], strict=True)
     ]
-    theirs = ["" if value is None else short(value) for value in judged["published"]]
+    theirs = [short(value) if pd.notna(value) else "" for value in judged["published"]]
     shown = judged[["source", "claim", "stream"]].assign(
         published=theirs, ours=ours, n=judged["n"], verdict=judged["verdict"]
     )

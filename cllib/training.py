@@ -90,7 +90,7 @@ def train(
 ) -> Outcome:
     """Run a learner over a stream in the given sample order (from `streams.orders`), one sample at a time, no task id.
 
-    watch: called as `watch(samples seen, learner)` before the first and after every sample.
+    watch: called as `watch(samples seen, learner)` before the first and after every sample; progress: show a bar.
     """
     start, cpu = time.perf_counter(), time.process_time()
     tests, validations, right, sizes = [], [], [], []
@@ -157,8 +157,7 @@ def run(
     """R (configuration, seed) pairs over one stream in one program.
 
     shuffle: every run draws its own sample order inside experiences from its seed; otherwise all see the published
-    order.
-    options: passed on to `train`.
+    order. options: passed on to `train`.
     """
     stream = stream.to(device)
     learner = build(stream, configs, seeds, device)

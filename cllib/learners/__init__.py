@@ -20,7 +20,6 @@ from cllib.optim import OPTIMIZERS, SGD, Adam
 from cllib.streams import Stream
 
 METHODS = ("vanilla", "er_reservoir", "er_random", "agem", "mir", "mir_released", "gdumb", "ensemble", "der", "der++")
-BUFFERED = tuple(method for method in METHODS if method not in ("vanilla", "ensemble"))
 
 
 @dataclass(frozen=True)

@@ -308,7 +308,9 @@ def test_train_reports_what_happened() -> None:
     learner = build(STREAM, [MH] * 2, [1, 2])
     order = [torch.arange(len(e)).unsqueeze(0) for e in STREAM.experiences]
     seen = []
-    outcome = train(learner, STREAM, order, track_every=15, track_norms=True, watch=lambda t, _: seen.append(t))
+    outcome = train(
+        learner, STREAM, order, track_every=15, track_norms=True, progress=True, watch=lambda t, _: seen.append(t)
+    )
     assert outcome.test.shape == (2, 8, 8) and outcome.validation.shape == (2, 8, 4)
     assert outcome.online.shape == (2, 4) and outcome.samples.tolist() == [15, 30, 45, len(STREAM)]
     assert seen == list(range(len(STREAM) + 1))
