@@ -33,7 +33,7 @@ from IPython.display import Markdown, display
 
 from cllib import chapters, figures, metrics, results
 from cllib.experiments import choose, compare, grid, vary
-from cllib.learners import LearnerConfig, build
+from cllib.learners.heads import LearnerConfig, build
 from cllib.models.classic import ClassicConfig
 from cllib.models.memory_head import (
     MemoryHeadConfig,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from cllib.errors import UserError, one_of, within
-from cllib.learners import METHODS, LearnerConfig
+from cllib.learners.heads import METHODS, LearnerConfig
 from cllib.models.classic import ClassicConfig
 from cllib.models.memory_head import MemoryHeadConfig, query
 from cllib.streams import IMAGE_STREAMS, PLANE_STREAMS

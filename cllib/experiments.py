@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from cllib.learners import LearnerConfig
+from cllib.learners.heads import LearnerConfig
 from cllib.models.memory_head import PER_RUN, MemoryHeadConfig
 from cllib.results import Record, ranked, records, save
 from cllib.streams import Stream

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 Array = NDArray[np.float64]
 
@@ -96,7 +96,7 @@ METRICS: dict[str, Callable[[ArrayLike], Array]] = {
 
 def half_width(std: float, n: int, level: float = 0.95) -> float:
     """Half of Student's t interval for a mean of n values with this sample standard deviation (infinite for n = 1)."""
-    return float(stats.t.ppf((1 + level) / 2, n - 1) * std / np.sqrt(n)) if n > 1 else float("inf")
+    return float(stdtrit(n - 1, (1 + level) / 2) * std / np.sqrt(n)) if n > 1 else float("inf")
 
 
 def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:

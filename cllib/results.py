@@ -19,7 +19,7 @@ import torch
 
 from cllib.datasets.files import hash_arrays, writable_folder, write_atomic
 from cllib.errors import UserError
-from cllib.learners import LearnerConfig
+from cllib.learners.heads import LearnerConfig
 from cllib.metrics import METRICS, Array, half_width, interval
 from cllib.streams import Stream
 from cllib.training import Outcome

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cllib.learners import LearnerConfig, build
-from cllib.learners.vanilla import Vanilla
+from cllib.learners.heads import LearnerConfig, build
+from cllib.learners.heads.vanilla import Vanilla
 from cllib.metrics import Array
 from cllib.randomness import generator
 from cllib.streams import Experience, Stream, orders

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from cllib import figures, results
 from cllib.experiments import compare, vary
-from cllib.learners import LearnerConfig
+from cllib.learners.heads import LearnerConfig
 from cllib.models.classic import ClassicConfig
 from cllib.models.memory_head import MemoryHeadConfig
 from cllib.results import Record

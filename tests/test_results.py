@@ -10,7 +10,7 @@ import pytest
 from cllib import results
 from cllib.errors import UserError
 from cllib.experiments import choose, compare, grid, shape, together, vary
-from cllib.learners import LearnerConfig
+from cllib.learners.heads import LearnerConfig
 from cllib.models.classic import ClassicConfig
 from cllib.models.memory_head import MemoryHeadConfig
 from cllib.results import Claim, Record, allowed, best, claims, judge, ledger, load, readable, save, wide

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cllib.datasets import cifar100, digits, mini_imagenet
+from cllib.datasets import cifar, digits, mini_imagenet
 from cllib.datasets.backbones import Backbone
 from cllib.datasets.features import extract
 from cllib.datasets.images import ImageClasses, by_class
@@ -76,7 +76,7 @@ def ns_cifar100(
 
     sizes, classes, extraction: as in `ns_imagenet`. download: fetch what is missing or damaged. Raises `UserError`.
     """
-    train, test = cifar100.load(root, download)
+    train, test = cifar.by_classes("cifar100", root, download)
     train, test = _first(train, classes, sizes[0] + sizes[1]), _first(test, classes, sizes[2])
     both = ImageClasses(torch.cat([train.images, test.images], dim=1), train.names)  # [C, 600, 32, 32, 3]
     return _noisy_features(both, net, noise, sizes, seed, **extraction)

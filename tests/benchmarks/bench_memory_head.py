@@ -8,7 +8,7 @@ import time
 import torch
 
 from cllib.experiments import grid, vary
-from cllib.learners import METHODS, LearnerConfig
+from cllib.learners.heads import METHODS, LearnerConfig
 from cllib.models.classic import ClassicConfig
 from cllib.models.memory_head import MemoryHeadConfig, MemoryHeadLayer
 from cllib.streams import Stream, plane_stream

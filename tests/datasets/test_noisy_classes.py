@@ -72,7 +72,7 @@ def imagenet(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def cifar(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = coded(100, 500, 1), coded(100, 100, 2)
-    monkeypatch.setattr(noisy_classes.cifar100, "load", lambda root, download: parts)
+    monkeypatch.setattr(noisy_classes.cifar, "by_classes", lambda name, root, download: parts)
 
 
 def extraction(tmp_path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR100
 
-from cllib.datasets import cifar100
+from cllib.datasets import cifar
 from cllib.datasets.files import checksum
 from cllib.errors import UserError
 
@@ -70,7 +70,7 @@ def flip(path: Path) -> None:
 
 
 def test_images_come_in_file_order_per_class(fake: Path) -> None:
-    train, test = cifar100.load(fake)
+    train, test = cifar.by_classes("cifar100", fake)
     assert train.names == test.names == ("ant", "bee", "cat")
     assert train.images.shape == (CLASSES, TRAIN, 32, 32, 3) and train.images.dtype == torch.uint8
     assert train.images[:, :, 7, 7, 0].tolist() == [[10 * c + k for k in range(TRAIN)] for c in range(CLASSES)]
@@ -93,7 +93,7 @@ def test_a_damaged_file_is_named_with_both_checksums_before_use(
         path.unlink()
     monkeypatch.setattr(pickle, "load", lambda *_, **__: pytest.fail("a damaged file was read"))
     with pytest.raises(UserError) as caught:
-        cifar100.load(fake)
+        cifar.by_classes("cifar100", fake)
     message = str(caught.value)
     assert str(path) in message and expected in message and "download=True" in message and "\n" not in message
     assert damage == "missing" or checksum(path) in message
@@ -102,18 +102,18 @@ def test_a_damaged_file_is_named_with_both_checksums_before_use(
 def test_without_network_one_line_names_file_and_address(fake: Path, offline: None) -> None:
     flip(fake / "cifar-100-python" / "test")
     with pytest.raises(UserError) as caught:
-        cifar100.load(fake, download=True)
+        cifar.by_classes("cifar100", fake, download=True)
     message = str(caught.value)
     assert "cifar-100-python/test" in message and CIFAR100.url in message and "\n" not in message
 
 
 def test_what_is_whole_is_not_downloaded(fake: Path, offline: None) -> None:
-    assert cifar100.load(fake, download=True)[0].names == ("ant", "bee", "cat")
+    assert cifar.by_classes("cifar100", fake, download=True)[0].names == ("ant", "bee", "cat")
 
 
 def test_a_download_replaces_a_damaged_file(fake: Path, online: None) -> None:
     flip(fake / "cifar-100-python" / "train")
-    train, _ = cifar100.load(fake, download=True)
+    train, _ = cifar.by_classes("cifar100", fake, download=True)
     assert train.images[2, 4, 0, 0, 0] == 24
 
 
@@ -121,18 +121,18 @@ def test_a_damaged_download_is_refused(fake: Path, online: None, monkeypatch: py
     monkeypatch.setattr(CIFAR100, "tgz_md5", "0" * 32)
     flip(fake / "cifar-100-python" / "train")
     with pytest.raises(UserError, match="could not be downloaded"):
-        cifar100.load(fake, download=True)
+        cifar.by_classes("cifar100", fake, download=True)
 
 
 def test_a_download_with_another_content_is_refused(fake: Path, online: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CIFAR100, "train_list", [["train", "0" * 32]])
     with pytest.raises(UserError, match="cifar-100-python/train: damaged file"):
-        cifar100.load(fake, download=True)
+        cifar.by_classes("cifar100", fake, download=True)
 
 
 @pytest.mark.skipif("CLLIB_CIFAR100" not in os.environ, reason="CLLIB_CIFAR100 names no folder with the real CIFAR-100")
 def test_the_real_one() -> None:
-    train, test = cifar100.load(os.environ["CLLIB_CIFAR100"])
+    train, test = cifar.by_classes("cifar100", os.environ["CLLIB_CIFAR100"])
     assert train.images.shape == (100, 500, 32, 32, 3) and test.images.shape == (100, 100, 32, 32, 3)
     assert train.names[:2] == ("apple", "aquarium_fish") and train.names[-1] == "worm"
     mean = (train.images.double() / 255).mean((0, 1, 2, 3))

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from cllib.errors import within
-from cllib.learners.replay import Replay
+from cllib.learners.heads.replay import Replay
 from cllib.losses import LOSSES
 from cllib.memory import replay_draws
 from cllib.models.classic import Head

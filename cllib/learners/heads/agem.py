@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cllib.learners.replay import Replay
+from cllib.learners.heads.replay import Replay
 from cllib.losses import xent_gradient
 from cllib.optim import Gradients, dense
 

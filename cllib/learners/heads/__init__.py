@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from cllib.errors import one_of, within
-from cllib.learners.agem import AGEM
-from cllib.learners.der import DER
-from cllib.learners.gdumb import GDumb
-from cllib.learners.mir import MIR
-from cllib.learners.replay import Replay
-from cllib.learners.vanilla import Vanilla
+from cllib.learners.heads.agem import AGEM
+from cllib.learners.heads.der import DER
+from cllib.learners.heads.gdumb import GDumb
+from cllib.learners.heads.mir import MIR
+from cllib.learners.heads.replay import Replay
+from cllib.learners.heads.vanilla import Vanilla
 from cllib.losses import GRADIENTS
 from cllib.models.classic import ClassicConfig, ClassicHead, Ensemble, Head
 from cllib.models.memory_head import MemoryHead, MemoryHeadConfig

@@ -6,7 +6,7 @@ the current one is stored; both add; the sample is stored; one optimiser step.
 
 from torch import Tensor
 
-from cllib.learners.vanilla import Vanilla
+from cllib.learners.heads.vanilla import Vanilla
 from cllib.memory import Store, overwrite_slots, replay_draws, reservoir_slots
 from cllib.models.classic import Head
 from cllib.optim import SGD, Adam, Gradients, add

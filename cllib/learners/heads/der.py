@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from cllib.errors import within
-from cllib.learners.replay import Replay
+from cllib.learners.heads.replay import Replay
 from cllib.memory import replay_draws
 from cllib.models.classic import Head
 from cllib.optim import Gradients, add

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from cllib.errors import UserError, within
-from cllib.learners.vanilla import Vanilla
+from cllib.learners.heads.vanilla import Vanilla
 from cllib.memory import DROPPED, ClassBalance, Store
 from cllib.models.classic import Head
 from cllib.optim import SGD, Adam

@@ -1,0 +1,25 @@
+"""Data to streams: ordered experiences, and the test sets that are the columns of the accuracy matrix."""
+
+from cllib.streams.base import Experience, Stream, orders, thinned
+from cllib.streams.noisy import IMAGE_STREAMS, image_stream, noisy_stream
+from cllib.streams.plane import PLANE_STREAMS, plane_stream
+from cllib.streams.scenarios import SCENARIOS, StreamConfig, domains, merged, permuted, sequence, split
+
+__all__ = [
+    "IMAGE_STREAMS",
+    "PLANE_STREAMS",
+    "SCENARIOS",
+    "Experience",
+    "Stream",
+    "StreamConfig",
+    "domains",
+    "image_stream",
+    "merged",
+    "noisy_stream",
+    "orders",
+    "permuted",
+    "plane_stream",
+    "sequence",
+    "split",
+    "thinned",
+]

@@ -1,0 +1,108 @@
+"""What a stream is: ordered experiences, and the test sets that are the columns of the accuracy matrix."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Experience:
+    """One step of a stream.
+
+    x: `[n, d]` or `[n, C, H, W]`, floats, or uint8 images (`inputs` makes floats of them); y: `[n]`; `classes` in it;
+    `domain` number, None where several are mixed.
+    """
+
+    x: Tensor
+    y: Tensor
+    classes: tuple[int, ...]
+    domain: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def name(self) -> str:
+        """Short label for axes, e.g. "c2 d1"."""
+        classes = f"c{self.classes[0]}" if len(self.classes) == 1 else f"{len(self.classes)} classes"
+        return classes if self.domain is None else f"{classes} d{self.domain}"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Experiences in order, with a test and a validation set of the same make; validation may cover the first ones
+    only.
+
+    scenario: "task" if the experience of a test sample is told, so that only its own classes compete; else "domain" or
+    "class" (van de Ven & Tolias 2019). sortable: whether samples inside an experience may be reordered without changing what the stream is (CDID: no).
+    whole: False if only a part of the training samples is shown. note: what the name does not say, e.g. the backbone.
+    """
+
+    name: str
+    classes: int
+    experiences: tuple[Experience, ...]
+    tests: tuple[Experience, ...]
+    validations: tuple[Experience, ...]
+    sortable: bool = True
+    whole: bool = True
+    note: str = ""
+    scenario: str = "class"
+
+    @property
+    def inputs(self) -> int:
+        return self.experiences[0].x.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        return tuple(self.experiences[0].x.shape[1:])
+
+    def rivals(self) -> Tensor | None:
+        """Which logits compete with a label, `[C, C]` bool: in the scenario "task" the classes of its experience.
+
+        None where all do.
+        """
+        if self.scenario != "task":
+            return None
+        mask = torch.zeros(self.classes, self.classes, dtype=torch.bool)
+        for experience in self.experiences:
+            own = torch.tensor(experience.classes)
+            mask[own[:, None], own] = True
+        return mask.to(self.experiences[0].y.device)
+
+    def __len__(self) -> int:
+        """Training samples in all."""
+        return sum(len(experience) for experience in self.experiences)
+
+    def to(self, device: str | torch.device) -> "Stream":
+        """The stream with its tensors on a device."""
+
+        def moved(parts: tuple[Experience, ...]) -> tuple[Experience, ...]:
+            return tuple(replace(e, x=e.x.to(device), y=e.y.to(device)) for e in parts)
+
+        return replace(
+            self, experiences=moved(self.experiences), tests=moved(self.tests), validations=moved(self.validations)
+        )
+
+
+def inputs(x: Tensor) -> Tensor:
+    """What a network is shown: uint8 pixels as floats in [0, 1], anything else as it is."""
+    return x.float().div_(255) if x.dtype == torch.uint8 else x
+
+
+def thinned(stream: Stream, every: int) -> Stream:
+    """The stream with only every so many-th training sample; tests stay whole."""
+    parts = tuple(replace(e, x=e.x[::every], y=e.y[::every]) for e in stream.experiences)
+    return replace(stream, experiences=parts, whole=stream.whole and every == 1)
+
+
+def orders(stream: Stream, generators: list[torch.Generator] | None) -> list[Tensor]:
+    """Sample order inside each experience: a list of `[R, n]` index tensors.
+
+    Without generators, or where the stream's order is its point (CDID), the published order, `[1, n]`: it serves all
+    runs.
+    """
+    if generators is None or not stream.sortable:
+        return [torch.arange(len(e)).unsqueeze(0) for e in stream.experiences]
+    return [torch.stack([torch.randperm(len(e), generator=g) for g in generators]) for e in stream.experiences]
