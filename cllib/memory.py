@@ -4,12 +4,13 @@ Where an item goes never depends on what it is (reservoir, random overwrite), or
 indices of a stream are drawn at once from the run's own generators: R runs in one program equal R programs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cllib.randomness import draw
+from cllib.randomness import draw, generator
 
 DROPPED = -1
 
@@ -132,3 +133,123 @@ class Store:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.items = {name: values.clone() for name, values in state.items()}
+
+
+# --- one run, batches of any size: the memories of learners of networks ---
+
+
+def reservoir_batch(seen: int, count: int, size: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Algorithm R on `count` items after `seen` others: the rows of the batch that stay, and their slots, `[k]` each.
+
+    Of two items for one slot the later one stays, as if they had come one by one.
+    """
+    t = seen + torch.arange(count)
+    u = torch.rand(count, generator=draws, dtype=torch.float64)
+    slot = torch.where(t < size, t, (u * (t + 1)).long())
+    rows = torch.nonzero(slot < size).squeeze(1)
+    last = torch.full((size,), DROPPED).scatter_reduce_(0, slot[rows], rows, "amax")
+    slots = torch.nonzero(last != DROPPED).squeeze(1)
+    return last[slots], slots
+
+
+class Reservoir:
+    """At most `size` items, uniform over all that were added (Vitter 1985); an item is a set of named tensors."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seen = size, 0
+        self.items: dict[str, Tensor] = {}
+        self.draws, self.picks = generator(seed, "memory"), generator(seed, "replay")
+
+    def __len__(self) -> int:
+        return min(self.seen, self.size)
+
+    def add(self, **batch: Tensor) -> None:
+        """Offer items, `batch[name]: [B, ...]`."""
+        count = len(next(iter(batch.values())))
+        rows, slots = reservoir_batch(self.seen, count, self.size, self.draws)
+        self._write(rows, slots, batch)
+        self.seen += count
+
+    def _write(self, rows: Tensor, slots: Tensor, batch: Mapping[str, Tensor]) -> None:
+        for name, values in batch.items():
+            if name not in self.items:
+                self.items[name] = values.new_zeros(self.size, *values.shape[1:])
+            self.items[name][slots.to(values.device)] = values[rows.to(values.device)]
+
+    def draw(self, count: int) -> dict[str, Tensor] | None:
+        """`count` stored items without repetition, all if there are fewer, None if there are none: `[k, ...]` each."""
+        if count == 0 or len(self) == 0:
+            return None
+        index = torch.randperm(len(self), generator=self.picks)[:count]
+        return {name: values[index.to(values.device)] for name, values in self.items.items()}
+
+    def all(self) -> dict[str, Tensor]:
+        """All stored items."""
+        return {name: values[: len(self)] for name, values in self.items.items()}
+
+    def numbers(self) -> int:
+        """Numbers kept."""
+        return sum(values.numel() for values in self.items.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        generators = {"draws": self.draws.get_state(), "picks": self.picks.get_state()}
+        return {"items": {name: values.clone() for name, values in self.items.items()}, "seen": self.seen, **generators}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.items = {name: values.clone() for name, values in state["items"].items()}
+        self.seen = state["seen"]
+        self.draws.set_state(state["draws"].clone())
+        self.picks.set_state(state["picks"].clone())
+
+
+def balanced_slot(label: int, held: Sequence[int], counts: Mapping[int, int], size: int, u: float) -> int:
+    """GDumb's greedy choice for one run, by the rule of `ClassBalance`: where an item of this class goes, or DROPPED.
+
+    held: classes of the stored items by slot; counts: of the classes ever stored, in the order they came; `u` in [0, 1)
+    picks the victim.
+    """
+    mine = counts.get(label, 0)
+    if mine and mine >= size // sum(count > 0 for count in counts.values()):
+        return DROPPED
+    if len(held) < size:
+        return len(held)
+    largest = max(counts, key=lambda c: counts[c])
+    candidates = [slot for slot, c in enumerate(held) if c == largest]
+    return candidates[int(u * len(candidates))]
+
+
+class Balanced(Reservoir):
+    """At most `size` items, greedily balanced over the classes (Prabhu et al. 2020); `y` is the item's class."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        super().__init__(size, seed)
+        self.held: list[int] = []
+        self.counts: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def add(self, **batch: Tensor) -> None:
+        labels = batch["y"].tolist()
+        chance = torch.rand(len(labels), generator=self.draws, dtype=torch.float64).tolist()
+        rows: dict[int, int] = {}
+        for row, (label, u) in enumerate(zip(labels, chance, strict=True)):
+            slot = balanced_slot(label, self.held, self.counts, self.size, u)
+            if slot != DROPPED:
+                self._replace(slot, label)
+                rows[slot] = row
+        self._write(torch.tensor([*rows.values()], dtype=torch.long), torch.tensor([*rows], dtype=torch.long), batch)
+        self.seen += len(labels)
+
+    def _replace(self, slot: int, label: int) -> None:
+        for old in self.held[slot : slot + 1]:
+            self.counts[old] -= 1
+        self.held[slot : slot + 1] = [label]
+        self.counts[label] = self.counts.get(label, 0) + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "held": [*self.held], "counts": {**self.counts}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.held, self.counts = [*state["held"]], {**state["counts"]}

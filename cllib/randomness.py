@@ -3,7 +3,8 @@ were.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -18,3 +19,28 @@ def generator(seed: int, purpose: str) -> torch.Generator:
 def draw(seeds: Sequence[int], purpose: str, sample: Callable[[torch.Generator], Tensor]) -> Tensor:
     """Stack `sample(generator)` over runs: `[R, ...]`. Row r depends on `seeds[r]` and `purpose` alone."""
     return torch.stack([sample(generator(seed, purpose)) for seed in seeds])
+
+
+@contextmanager
+def seeded(seed: int, purpose: str) -> Iterator[None]:
+    """Torch's global generators seeded for a purpose, for code that draws from nothing else (initial weights, dropout).
+
+    What they were before comes back at the end.
+    """
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(generator(seed, purpose).initial_seed())
+        yield
+
+
+def global_state() -> dict[str, Tensor]:
+    """The states of torch's global generators: CPU, and every GPU."""
+    gpus = {f"cuda:{k}": state for k, state in enumerate(torch.cuda.get_rng_state_all())}
+    return {"cpu": torch.get_rng_state(), **gpus}
+
+
+def set_global_state(state: Mapping[str, Tensor]) -> None:
+    """Take the states back from `global_state`; of GPUs as many as there are."""
+    torch.set_rng_state(state["cpu"].clone())
+    for k in range(torch.cuda.device_count()):
+        if f"cuda:{k}" in state:
+            torch.cuda.set_rng_state(state[f"cuda:{k}"].clone(), k)

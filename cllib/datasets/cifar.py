@@ -12,14 +12,13 @@ from cllib.errors import UserError
 
 
 def load(name: str, root: str | Path, download: bool = False) -> Labelled:
-    """ "cifar10" or "cifar100": 50,000 training and 10,000 test images [N, 3, 32, 32], uint8, in file order.
+    """50,000 training and 10,000 test images [N, 3, 32, 32], uint8, in file order.
 
-    root, download, errors: see `obtain`.
+    name: "cifar10" or "cifar100"; root, download, errors: see `obtain`.
     """
     obtain(name, root, download)
     train, test = (_torchvision(name)(root, train=part) for part in (True, False))
-    tensors = [tensor for part in (train, test) for tensor in _tensors(part)]
-    return Labelled(name, *tensors, names=tuple(train.classes))
+    return Labelled(name, *_tensors(train), *_tensors(test), tuple(train.classes))
 
 
 def by_classes(name: str, root: str | Path, download: bool = False) -> tuple[ImageClasses, ImageClasses]:

@@ -27,7 +27,9 @@ class Labelled:
     def __post_init__(self) -> None:
         for part, x, y in (("train", self.train_x, self.train_y), ("test", self.test_x, self.test_y)):
             if len(x) != len(y) or not len(y):
-                raise UserError(f"{self.name}: {len(x)} {part} images with {len(y)} labels; they must pair, and be some")
+                raise UserError(
+                    f"{self.name}: {len(x)} {part} images with {len(y)} labels; they must pair, and be some"
+                )
             if int(y.min()) < 0 or int(y.max()) >= self.classes:
                 raise UserError(
                     f"{self.name}: {part} labels {int(y.min())} .. {int(y.max())}; there are {self.classes} classes"
@@ -72,7 +74,6 @@ def first(y: Tensor, classes: int, count: int | None) -> Tensor:
 
 def subset(data: Labelled, train: int | None = None, test: int | None = None) -> Labelled:
     """The first so many training and test samples of each class; all where None."""
-
     keep, keep_test = first(data.train_y, data.classes, train), first(data.test_y, data.classes, test)
     return replace(
         data,

@@ -39,11 +39,12 @@ NAMES = {
 
 
 def load(name: str, root: str | Path, download: bool = False) -> Labelled:
-    """ "mnist" or "fashion_mnist": 60,000 training and 10,000 test images [N, 1, 28, 28], uint8.
+    """60,000 training and 10,000 test images [N, 1, 28, 28], uint8.
 
-    root: the folder that holds, or with `download` will hold, `MNIST/raw/` or `FashionMNIST/raw/`, with the files packed
-    (.gz) or unpacked; where both lie there the packed ones are read. Raises `UserError` naming a file that is missing or
-    damaged, before a byte of it is used, or the address that could not be reached.
+    name: "mnist" or "fashion_mnist"; root: the folder that holds, or with `download` will hold, `MNIST/raw/` or
+    `FashionMNIST/raw/`, with the files packed (.gz) or not; where both lie there the packed ones are read. Raises
+    `UserError` naming a file that is missing or damaged, before a byte of it is used, or the address that could not be
+    reached.
     """
     folder = Path(root) / FOLDERS[name]
     if download:

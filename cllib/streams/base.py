@@ -35,8 +35,9 @@ class Stream:
     only.
 
     scenario: "task" if the experience of a test sample is told, so that only its own classes compete; else "domain" or
-    "class" (van de Ven & Tolias 2019). sortable: whether samples inside an experience may be reordered without changing what the stream is (CDID: no).
-    whole: False if only a part of the training samples is shown. note: what the name does not say, e.g. the backbone.
+    "class" (van de Ven & Tolias 2019). sortable: whether samples inside an experience may be reordered without changing
+    what the stream is (CDID: no). whole: False if only a part of the training samples is shown. note: what the name does
+    not say, e.g. the backbone.
     """
 
     name: str

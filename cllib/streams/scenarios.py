@@ -113,7 +113,11 @@ def experiences(part: Labelled, start: int, domain: int, validation: float) -> t
     keep = (count.double() * (1 - validation)).round().long()[part.train_y]  # [N]
     nth = nth_of_class(part.train_y, part.classes)
     train, held = nth < keep, nth >= keep
-    pieces = (part.train_x[train], part.train_y[train]), (part.test_x, part.test_y), (part.train_x[held], part.train_y[held])
+    pieces = (
+        (part.train_x[train], part.train_y[train]),
+        (part.test_x, part.test_y),
+        (part.train_x[held], part.train_y[held]),
+    )
     return tuple(Experience(x, y + start, classes, domain) for x, y in pieces)
 
 
@@ -155,7 +159,9 @@ class StreamConfig:
         for dataset in self.datasets:
             one_of("datasets", dataset, DATASETS)
         if len(self.datasets) != 1 and self.kind != "domains":
-            raise UserError(f"datasets = {self.datasets}: kind = {self.kind!r} takes one; kind = 'domains' takes several")
+            raise UserError(
+                f"datasets = {self.datasets}: kind = {self.kind!r} takes one; kind = 'domains' takes several"
+            )
         if len(self.datasets) < 2 and self.kind == "domains":
             raise UserError(f"datasets = {self.datasets}: kind = 'domains' takes two or more")
         if self.order is not None and (self.order_seed is not None or self.kind != "split"):

@@ -3,16 +3,10 @@
 import torch
 from torch import Tensor
 
+from cllib.learners.agem import project
 from cllib.learners.heads.replay import Replay
 from cllib.losses import xent_gradient
 from cllib.optim import Gradients, dense
-
-
-def project(gradient: Tensor, reference: Tensor) -> Tensor:
-    """g - <g, g_ref> / |g_ref|^2 g_ref where <g, g_ref> < 0, else g: `[R, P]`."""
-    dot = (gradient * reference).sum(1, keepdim=True)
-    square = (reference * reference).sum(1, keepdim=True).clamp(min=torch.finfo(reference.dtype).tiny)
-    return gradient - dot.clamp(max=0) / square * reference
 
 
 class AGEM(Replay):

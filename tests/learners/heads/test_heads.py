@@ -9,8 +9,8 @@ from torch import nn
 
 from cllib.errors import UserError
 from cllib.experiments import vary
+from cllib.learners.agem import project
 from cllib.learners.heads import METHODS, LearnerConfig, build
-from cllib.learners.heads.agem import project
 from cllib.memory import DROPPED
 from cllib.models.classic import ClassicConfig, ClassicHead, Ensemble
 from cllib.models.memory_head import MemoryHeadConfig

@@ -1,0 +1,55 @@
+"""Experience replay (Chaudhry et al. 2019, "On tiny episodic memories"): each batch is joined by stored samples."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from cllib.errors import within
+from cllib.learners.naive import Losses, Naive
+from cllib.memory import Reservoir
+
+
+@dataclass(frozen=True)
+class ReplaySettings:
+    """buffer_size: samples stored, by reservoir sampling; replay_size: samples replayed a step."""
+
+    buffer_size: int = 200
+    replay_size: int = 32
+
+    def __post_init__(self) -> None:
+        within("buffer_size", self.buffer_size, 1)
+        within("replay_size", self.replay_size, 0)
+
+
+class ER(Naive):
+    """Cross-entropy, averaged over the batch and the replayed samples alike: one forward for both."""
+
+    Settings = ReplaySettings
+    off: ClassVar[Mapping[str, Any] | None] = {"replay_size": 0}
+
+    def __init__(self, settings: Any, *parts: Any, **named: Any) -> None:
+        super().__init__(settings, *parts, **named)
+        self.memory = Reservoir(settings.buffer_size, self.seed)
+
+    def objective(self, x: Tensor, y: Tensor) -> tuple[Tensor, Losses]:
+        replayed = self.memory.draw(self.settings.replay_size)
+        if replayed is None:
+            return super().objective(x, y)
+        logits = self.network(torch.cat([x, replayed["x"]]))
+        return logits[: len(y)], {"loss": self.cross_entropy(logits, torch.cat([y, replayed["y"]]))}
+
+    def remember(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
+        self.memory.add(x=x, y=y)
+
+    def sizes(self) -> dict[str, int]:
+        return {**super().sizes(), "buffer": self.memory.numbers()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "memory": self.memory.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.memory.load_state_dict(state["memory"])

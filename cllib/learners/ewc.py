@@ -1,0 +1,151 @@
+"""Elastic weight consolidation (Kirkpatrick et al. 2017): parameters that mattered are held where they were.
+
+EWC is not one method: its Fisher information is computed in ways that differ in result and cost (van de Ven 2025, "On
+the computation of the Fisher information in continual learning"). All four are here, by name.
+"""
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from cllib.errors import one_of, within
+from cllib.learners.naive import Naive
+from cllib.models.networks import evaluating, logits_of, trainable
+from cllib.randomness import generator
+from cllib.streams.base import Experience, inputs
+
+FISHERS = ("exact", "sampled", "empirical", "batched")
+CHUNK_FLOATS = 2**24  # numbers of per-sample gradients that are held at once
+BATCHED = 32
+
+
+@dataclass(frozen=True)
+class EWCSettings:
+    """strength: lambda. fisher: one of `FISHERS`. fisher_samples: of an experience, the first so many in random order.
+
+    decay: gamma of online EWC (Schwarz et al. 2018), which keeps one Fisher and one anchor; None keeps a pair for every
+    experience, as first published.
+    """
+
+    strength: float = 1000.0
+    fisher: str = "exact"
+    fisher_samples: int = 500
+    decay: float | None = None
+
+    def __post_init__(self) -> None:
+        within("strength", self.strength, 0)
+        one_of("fisher", self.fisher, FISHERS)
+        within("fisher_samples", self.fisher_samples, 1)
+        if self.decay is not None:
+            within("decay", self.decay, 0, 1)
+
+
+class EWC(Naive):
+    """Adds the gradient of (lambda / 2) sum_t sum_i F_ti (p_i - p*_ti)^2 to that of the batch."""
+
+    Settings = EWCSettings
+    off: ClassVar[Mapping[str, Any] | None] = {"strength": 0.0}
+
+    def __init__(self, settings: Any, *parts: Any, **named: Any) -> None:
+        super().__init__(settings, *parts, **named)
+        self.anchors: list[dict[str, list[Tensor]]] = []  # of every experience: "fisher" and "parameters"
+        self.draws = generator(self.seed, "fisher")
+
+    def correct(self) -> None:
+        if self.settings.strength == 0:
+            return
+        for anchor in self.anchors:
+            add_pull(self.parameters(), anchor["fisher"], anchor["parameters"], self.settings.strength)
+
+    def finish(self, experience: Experience) -> None:
+        chosen = torch.randperm(len(experience), generator=self.draws)[: self.settings.fisher_samples]
+        chosen = chosen.to(experience.y.device)
+        x, y = inputs(experience.x[chosen]), experience.y[chosen]
+        information = fisher(self.network, x, y, self.rivals, self.settings.fisher, self.draws)
+        if self.settings.decay is not None and self.anchors:
+            old = self.anchors.pop()["fisher"]
+            information = [self.settings.decay * f + g for f, g in zip(old, information, strict=True)]
+        self.anchors.append({"fisher": information, "parameters": [p.detach().clone() for p in self.parameters()]})
+
+    def sizes(self) -> dict[str, int]:
+        kept = sum(t.numel() for anchor in self.anchors for tensors in anchor.values() for t in tensors)
+        return {**super().sizes(), "anchors": kept}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "anchors": deepcopy(self.anchors), "draws": self.draws.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.anchors = deepcopy(state["anchors"])
+        self.draws.set_state(state["draws"].clone())
+
+
+def add_pull(parameters: list[nn.Parameter], importance: list[Tensor], anchor: list[Tensor], strength: float) -> None:
+    """Add `strength * importance * (p - anchor)` to every parameter's gradient, in place.
+
+    Parameters without a gradient get one: the pull alone.
+    """
+    for p, w, a in zip(parameters, importance, anchor, strict=True):
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+        p.grad.addcmul_(w, p.detach() - a, value=strength)
+
+
+def fisher(
+    network: nn.Module, x: Tensor, y: Tensor, rivals: Tensor | None, variant: str, draws: torch.Generator
+) -> list[Tensor]:
+    """Diagonal of the Fisher information over `x: [n, ...]`, a tensor a trainable parameter; evaluation mode.
+
+    With g(x, c) = d log p(c | x) / d parameters, p over the logits that compete with the label:
+
+    - "exact": mean over x of E_{c ~ p(.|x)} g(x, c)^2;
+    - "sampled": the same with one c ~ p(.|x) for every x;
+    - "empirical": c is the true label `y: [n]`;
+    - "batched": the *square of the mean* of g(x, y) over batches of `BATCHED` samples. Common in released code, and not
+      the Fisher information.
+    """
+    parameters = {name: p.detach() for name, p in trainable(network).items()}
+
+    def surprise(p: dict[str, Tensor], sample: Tensor, label: Tensor, allowed: Tensor) -> Tensor:
+        logits = functional_call(network, p, (sample[None],))[0]
+        return -torch.log_softmax(logits.masked_fill(~allowed, -torch.inf), -1)[label]
+
+    gradients = vmap(grad(surprise), in_dims=(None, 0, 0, 0))
+    chunk = BATCHED if variant == "batched" else max(1, CHUNK_FLOATS // sum(p.numel() for p in parameters.values()))
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    with evaluating(network):
+        for xs, ys in zip(x.split(chunk), y.split(chunk), strict=True):
+            logits = logits_of(network, xs)
+            allowed = torch.ones_like(logits, dtype=torch.bool) if rivals is None else rivals[ys]
+            probabilities = torch.softmax(logits.masked_fill(~allowed, -torch.inf), -1)
+            for labels, weights in expectation(variant, ys, probabilities, draws):
+                for name, g in gradients(parameters, xs, labels, allowed).items():
+                    square = g.mean(0).square() * len(ys) if variant == "batched" else weighted(weights, g.square())
+                    total[name] += square
+    return [value / len(y) for value in total.values()]
+
+
+def expectation(
+    variant: str, y: Tensor, probabilities: Tensor, draws: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The labels `[n]` to differentiate at, and their weights `[n]`, for a batch with these `probabilities: [n, C]`."""
+    one = torch.ones_like(probabilities[:, 0])
+    if variant == "exact":
+        for label in range(probabilities.shape[1]):
+            yield torch.full_like(y, label), probabilities[:, label]
+    elif variant == "sampled":
+        u = torch.rand(len(y), generator=draws).to(y.device)
+        yield (probabilities.cumsum(1) < u[:, None]).sum(1).clamp(max=probabilities.shape[1] - 1), one
+    else:
+        yield y, one
+
+
+def weighted(weights: Tensor, values: Tensor) -> Tensor:
+    """sum_i weights_i values_i over `[n, ...]`; what has no weight does not count, be it infinite."""
+    column = weights.view(-1, *[1] * (values.dim() - 1))
+    return torch.where(column > 0, column * values, 0).sum(0)

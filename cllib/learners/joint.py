@@ -1,0 +1,31 @@
+"""Joint training: every batch is drawn from all experiences so far. An upper bound, no continual learner."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from cllib.learners.naive import Naive
+from cllib.streams.base import Experience
+
+
+class Joint(Naive):
+    """Plain training on all data so far, with as many steps as the others take.
+
+    The loop draws its batches (`joint`); what is carried along, and counted in `sizes`, is the data itself.
+    """
+
+    off: ClassVar[Mapping[str, Any] | None] = None
+    joint: ClassVar[bool] = True
+    data = 0
+
+    def begin(self, experience: Experience) -> None:
+        self.data += experience.x.numel()
+
+    def sizes(self) -> dict[str, int]:
+        return {**super().sizes(), "data": self.data}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "data": self.data}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.data = state["data"]

@@ -1,0 +1,120 @@
+"""Plain training, which forgets: the lower bound, and what every other learner of networks is made from."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cllib.models.networks import logits_of
+from cllib.streams.base import Experience
+
+Losses = dict[str, Tensor]
+CHUNK = 2048  # samples predicted at once
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No settings."""
+
+
+class Naive:
+    """One optimiser step a batch on the cross-entropy of that batch.
+
+    A learner says what differs in `objective` (the losses of a step, summed), `correct` (between gradient and step) and
+    `remember` (after the step), and keeps all it changes in `state_dict`.
+
+    Args:
+        settings: the learner's own, an instance of its `Settings`.
+        network: any module with logits `[B, C]`; parameters that need no gradient stay as they are.
+        optimiser: over the network's parameters.
+        seed: of the run; a learner draws from generators named for their purpose (`randomness.generator`).
+        rivals: `[C, C]` bool, which logits compete with a label (`Stream.rivals`); None: all.
+
+    Attributes:
+        off: settings under which the learner is `Naive`, bit for bit; None if there are none.
+        joint: whether batches are drawn from all experiences so far.
+        losses: the parts of the last step's loss.
+    """
+
+    Settings: ClassVar[type] = Nothing
+    off: ClassVar[Mapping[str, Any] | None] = {}
+    joint: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        settings: Any,
+        network: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        seed: int,
+        rivals: Tensor | None = None,
+    ) -> None:
+        self.settings, self.network, self.optimiser = settings, network, optimiser
+        self.seed, self.rivals = seed, rivals
+        self.losses: Losses = {}
+
+    # --- the contract ---
+
+    def begin(self, experience: Experience) -> None:
+        """Called before the first batch of an experience."""
+
+    def observe(self, x: Tensor, y: Tensor) -> Tensor:
+        """One optimisation step on `x: [B, ...]`, `y: [B]`. Returns the logits given before it, `[B, C]`."""
+        self.network.train()
+        self.optimiser.zero_grad()
+        logits, losses = self.objective(x, y)
+        torch.stack(tuple(losses.values())).sum().backward()
+        logits = logits.detach()
+        self.correct()
+        self.optimiser.step()
+        self.remember(x, y, logits)
+        self.losses = {name: loss.detach() for name, loss in losses.items()}
+        return logits
+
+    def finish(self, experience: Experience) -> None:
+        """Called after the last batch of an experience."""
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits `[T, C]` of `x: [T, ...]` in evaluation mode; changes nothing."""
+        return torch.cat([logits_of(self.network, piece) for piece in x.split(CHUNK)])
+
+    def sizes(self) -> dict[str, int]:
+        """Numbers kept, by part: network, and whatever else must be carried from step to step."""
+        return {"network": sum(p.numel() for p in self.network.parameters())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that learning changed: plain values and tensors of its own, fit for `torch.load(weights_only=True)`."""
+        return deepcopy({"network": dict(self.network.state_dict()), "optimiser": self.optimiser.state_dict()})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state from `state_dict`."""
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(deepcopy(state["optimiser"]))
+
+    # --- what learners change ---
+
+    def objective(self, x: Tensor, y: Tensor) -> tuple[Tensor, Losses]:
+        """Logits of the batch, `[B, C]`, and the losses, whose sum is differentiated."""
+        logits = self.network(x)
+        return logits, {"loss": self.cross_entropy(logits, y)}
+
+    def correct(self) -> None:
+        """Change the parameters' gradients before the step."""
+
+    def remember(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
+        """Keep what later steps need."""
+
+    # --- shared ---
+
+    def cross_entropy(self, logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+        """Cross-entropy over the logits that compete with each label."""
+        if self.rivals is not None:
+            logits = logits.masked_fill(~self.rivals[y], -torch.inf)
+        return F.cross_entropy(logits, y, reduction=reduction)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that learn."""
+        return [p for p in self.network.parameters() if p.requires_grad]

@@ -1,0 +1,94 @@
+"""Small networks for the baselines. Any torch module that ends in logits can stand in their place."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from cllib.errors import UserError, within
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Fully connected ReLU layers: 784-400-400-C by default, as in van de Ven & Tolias 2019."""
+
+    hidden: tuple[int, ...] = (400, 400)
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for width in self.hidden:
+            within("hidden", width, 1)
+        within("dropout", self.dropout, 0, 0.95)
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """x: `[B, *shape]` to logits `[B, classes]`."""
+        widths = (prod(shape), *self.hidden)
+        layers: list[nn.Module] = [nn.Flatten()]
+        for inputs, outputs in pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+            layers += [nn.Dropout(self.dropout)] if self.dropout else []
+        return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
+
+
+@dataclass(frozen=True)
+class CNN:
+    """3x3 convolutions with BatchNorm and ReLU, each but the first halving the image; then the mean over it."""
+
+    channels: tuple[int, ...] = (32, 64, 128)
+
+    def __post_init__(self) -> None:
+        if not self.channels:
+            raise UserError("channels is empty: give at least one number of channels")
+        for width in self.channels:
+            within("channels", width, 1)
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """x: `[B, C, H, W]` to logits `[B, classes]`. Raises UserError for inputs that are no images."""
+        if len(shape) != 3:
+            raise UserError(f"network = CNN: takes images [C, H, W], not inputs of shape {list(shape)}")
+        widths = (shape[0], *self.channels)
+        layers: list[nn.Module] = []
+        for k, (inputs, outputs) in enumerate(pairwise(widths)):
+            convolution = nn.Conv2d(inputs, outputs, 3, stride=1 if k == 0 else 2, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
+
+
+NETWORKS = {"mlp": MLP, "cnn": CNN}
+
+
+def classifier(network: nn.Module) -> nn.Linear:
+    """The last linear layer. Raises UserError if the network has none."""
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise UserError(f"network = {type(network).__name__}: has no linear layer that could be its classifier")
+    return layers[-1]
+
+
+def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by name."""
+    return {name: p for name, p in network.named_parameters() if p.requires_grad}
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every module is in the mode it was in."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@torch.no_grad()
+def logits_of(network: nn.Module, x: Tensor) -> Tensor:
+    """Logits in evaluation mode; modules are left in the modes they were in."""
+    with evaluating(network):
+        logits: Tensor = network(x)
+    return logits
