@@ -31,8 +31,8 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from cllib import chapters, figures, metrics, results
-from cllib.experiments import choose, compare, grid, vary
+from cllib import chapters, figures, ledger, metrics, results
+from cllib.experiments import choose, compare, grid, run, vary
 from cllib.learners.heads import LearnerConfig, build
 from cllib.models.classic import ClassicConfig
 from cllib.models.memory_head import (
@@ -43,7 +43,7 @@ from cllib.models.memory_head import (
 )
 from cllib.streams import PLANE_STREAMS, plane_stream, thinned
 from cllib.streams import image_stream as load_images
-from cllib.training import Snapshots, run
+from cllib.watching import Snapshots
 
 started = time.perf_counter()
 figures.style()
@@ -159,7 +159,7 @@ draw_plots = None  # decision surfaces of your own experiment, --draw_plots
 # %%
 chapter = "01_memory_head"
 p = chapters.from_notebook(chapter, globals())
-runs = results.fresh_folder(chapter, p.profile)
+runs = results.view(chapter, p.profile)
 on = partial(
     compare,
     profile=p.profile,
@@ -377,8 +377,8 @@ print(len(grid("CNU", CNU, **axes)), "settings a head; best on test:")
 results.wide(found["test"])
 
 # %% tags=["full-width"]
-ledger = results.ledger(chapter, results.load(runs))
-figures.beside_published(ledger[ledger["source"] == "figure 6"], continual)
+judged = ledger.ledger(chapter, results.load(runs))
+figures.beside_published(judged[judged["source"] == "figure 6"], continual)
 
 # %% [markdown]
 # The same as numbers, "published | ours ± 95 %", with the verdict of the {ref}`ledger <ledger>`: = reproduced, ! not reproduced,
@@ -386,7 +386,7 @@ figures.beside_published(ledger[ledger["source"] == "figure 6"], continual)
 # buffer its competitors had, so an exact match was not to be expected; CNU is another matter, and discussed below.
 
 # %% tags=["full-width"]
-results.side_by_side(ledger, "figure 6")
+ledger.side_by_side(judged, "figure 6")
 
 # %% [markdown]
 # What the selection is worth: each point is one head on one stream, its test accuracy with the settings that are best on the
@@ -450,7 +450,7 @@ figures.intervals(ablations)
 #    rule, not an error, but it caps it near one half on CDI.
 
 # %%
-published = results.published(chapter)
+published = ledger.published(chapter)
 released = []
 for name in continual:
     found_by_them = published["settings"][name]  # the supplement's Table 2
@@ -644,25 +644,25 @@ pd.DataFrame(commands, columns=columns).set_index("")
 # Published numbers, numbers of the released programs, and what came out here. A number counts as **reproduced** if our mean lies
 # within the 95 % interval of the difference between the two means, though never stricter than .02 and never looser than .10
 # (where the published spread is unknown, ours is taken for it); an order ("A beats B") if the interval of the difference, paired by seed, lies above zero. Runs of the `smoke` profile and
-# stand-in streams are **mechanism only**. The function that decides is `cllib.results.judge`.
+# stand-in streams are **mechanism only**. The function that decides is `cllib.ledger.judge`.
 
 # %%
-ledger = results.ledger(chapter, results.load(runs))
-figures.verdicts(ledger)
+judged = ledger.ledger(chapter, results.load(runs))
+figures.verdicts(judged)
 
 # %% tags=["full-width"]
-results.side_by_side(ledger, "released code")
+ledger.side_by_side(judged, "released code")
 
 # %% tags=["hide-output"]
 with pd.option_context("display.max_rows", None):
-    display(results.readable(ledger))
+    display(ledger.readable(judged))
 
 # %% [markdown]
 # The released programs were rerun with their own sample order, which in IID and CDID is ours too; in CI and CDI it depends on an
 # unstable sort and differs. Verdicts on their numbers, by that:
 
 # %%
-rerun = ledger[ledger["source"].str.startswith("released code")]
+rerun = judged[judged["source"].str.startswith("released code")]
 same = rerun["stream"].str.contains("iid|cdid").map({True: "same", False: "other"})
 pd.crosstab(same.rename("sample order"), rerun["verdict"])
 

@@ -1,16 +1,179 @@
-"""Several learners on one stream with the same seeds, run together where they can be, and saved."""
+"""Several learners on one stream with the same seeds: run together where they can be, kept, never run twice."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from cllib.learners.heads import LearnerConfig
+import torch
+
+from cllib import results, runs, training
+from cllib.checkpoints import Keeper
+from cllib.errors import UserError
+from cllib.learners.heads import LearnerConfig, build
 from cllib.models.memory_head import PER_RUN, MemoryHeadConfig
-from cllib.results import Record, ranked, records, save
-from cllib.streams import Stream
-from cllib.training import run
+from cllib.randomness import generator
+from cllib.recipes import Recipe
+from cllib.results import Record
+from cllib.streams.base import Stream, flattened, orders
+from cllib.training import Batches, Learner, Online, Outcome, train
+
+Config = LearnerConfig | Recipe
+# Of what `training.train` can be told, this changes what a record holds.
+MATTERING = ("track_every", "probe_every", "probe_size", "eval_chunk", "track_norms")
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is run in one go: one run of a network, or R (configuration, seed) pairs of chapter 1, configuration-major.
+
+    order: "published", or "own": every run draws its sample order inside experiences from its seed.
+    """
+
+    configs: tuple[Config, ...]
+    seeds: tuple[int, ...]
+    order: str = "own"
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The recipe of a network's run."""
+        first = self.configs[0]
+        return first if isinstance(first, Recipe) else None
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Every configuration as plain values."""
+        return [described(config) for config in self.configs]
+
+    def code(self) -> str:
+        """Hash of the code it runs."""
+        if self.recipe is not None:
+            return runs.code_hash(training, Recipe, self.recipe.kind, type(self.recipe.network))
+        return runs.code_hash(training, build, orders)
+
+    def defaults(self) -> dict[str, Any]:
+        """What `train` is told where the caller says nothing."""
+        if self.recipe is None:
+            return {"track_every": 50}
+        return {"track_every": 50 * self.recipe.batch_size, "probe_every": 50}
+
+    def start(self, stream: Stream, device: str | torch.device) -> tuple[Learner, Batches | Online]:
+        """The learner before its first step, and how the stream is shown to it."""
+        if self.recipe is not None:
+            return self.recipe.build(stream, self.seeds[0], device), self.recipe.feed(stream, self.seeds[0])
+        pairs = list(product(self.configs, self.seeds))
+        seeds = [seed for _, seed in pairs]
+        learner = build(stream, [config for config, _ in pairs], seeds, device)  # type: ignore[misc]
+        draws = [generator(seed, "order") for seed in seeds] if self.order == "own" else None
+        return learner, Online(stream, orders(stream, draws), learner.runs)
+
+
+def described(config: Config) -> dict[str, Any]:
+    """A configuration as plain values."""
+    if isinstance(config, Recipe):
+        return config.describe()
+    return {**asdict(config), "head": {"model": type(config.head).__name__, **asdict(config.head)}}
+
+
+def run(
+    stream: Stream,
+    configs: Sequence[LearnerConfig],
+    seeds: Sequence[int],
+    shuffle: bool = False,
+    device: str | torch.device = "cpu",
+    **options: Any,
+) -> Outcome:
+    """R (configuration, seed) pairs of chapter 1 over one stream in one program, nothing kept.
+
+    shuffle: every run draws its own sample order inside experiences from its seed; otherwise all see the published
+    order. options: passed on to `train`.
+    """
+    stream = flattened(stream.to(device))
+    learner = build(stream, configs, seeds, device)
+    draws = [generator(seed, "order") for seed in seeds] if shuffle else None
+    return train(learner, stream, Online(stream, orders(stream, draws), learner.runs), **options)
+
+
+def programs(learners: Mapping[str, Config], seeds: Sequence[int], order: str) -> list[tuple[tuple[str, ...], Program]]:
+    """Programs that make every learner with every seed, each with the labels of its configurations."""
+    found: list[tuple[tuple[str, ...], Program]] = []
+    for group in together({name: c for name, c in learners.items() if isinstance(c, LearnerConfig)}):
+        found.append((tuple(group), Program(tuple(group.values()), tuple(seeds), order)))
+    for label, config in learners.items():
+        if isinstance(config, Recipe):
+            found += [((label,), Program((config,), (seed,))) for seed in seeds]
+    return found
+
+
+def execute(
+    program: Program,
+    stream: Stream,
+    data: str,
+    store: Path,
+    device: str = "cpu",
+    checkpoint_every: int | None = None,
+    **options: Any,
+) -> list[Record]:
+    """The records of a program, one a configuration, from the store where they are there; else by running it.
+
+    A run that was stopped goes on from its last checkpoint. stream: on the device; data: its hash; checkpoint_every:
+    see `checkpoints.Keeper`; options: of `training.train`. Raises UserError for a damaged checkpoint or record.
+    """
+    options = {**program.defaults(), **options}
+    setting = {name: options[name] for name in MATTERING if name in options}
+    shown = {"scenario": stream.scenario, "classes": [e.classes for e in stream.experiences]}
+    parameters = {"configs": program.describe(), "seeds": program.seeds, "order": program.order, **shown, **setting}
+    code, kind = program.code(), torch.device(device).type
+    address = runs.address(parameters, data, code, kind)
+    with runs.claimed(store / address) as folder:
+        made = results.kept(folder)
+        if made is None:
+            runs.describe(folder, {**parameters, "stream": stream.name, "data": data, "code": code, "device": kind})
+            keeper = Keeper(folder / "checkpoint.pt", address, checkpoint_every, keep=program.recipe is not None)
+            learner, feed = program.start(stream, device)
+            outcome = train(learner, stream, feed, keeper=keeper, **options)
+            made = results.records(
+                stream, program.describe(), program.seeds, outcome, device, program.order, data, code, address
+            )
+            results.keep(made, folder)
+        return made
+
+
+def compare(
+    experiment: str,
+    stream: Stream,
+    learners: Mapping[str, Config],
+    seeds: Sequence[int],
+    profile: str = "quick",
+    where: Path | None = None,
+    order: str = "published",
+    device: str = "cpu",
+    store: Path | None = None,
+    **options: Any,
+) -> list[Record]:
+    """Every learner with every seed over the stream: one record a learner, in the order given.
+
+    Finished runs are taken from the store (`runs.store()` where None), stopped ones go on. where: the records are also
+    saved there, named. order: of samples inside experiences, for the learners of chapter 1: "published", or "own" for
+    every run; networks always draw theirs. options: see `execute` and `training.train`.
+    """
+    if not learners or not seeds:
+        raise UserError("nothing to run: give at least one learner and one seed")
+    stream, flat = stream.to(device), flattened(stream.to(device))
+    data, made = results.stream_hash(stream), dict[str, list[Record]]()
+    for labels, program in programs(learners, seeds, order):
+        shown = flat if program.recipe is None else stream
+        found = execute(program, shown, data, store or runs.store(), device, **options)
+        for label, record in zip(labels, found, strict=True):
+            named = replace(record, experiment=experiment, label=label, profile=profile)
+            made.setdefault(label, []).append(named)
+    pooled = [record for label in learners for record in results.pooled(made[label])]
+    if where is not None:
+        results.save(pooled, where)
+    return pooled
+
+
+# --- chapter 1: many configurations in one program ---
 
 
 def shape(config: LearnerConfig) -> LearnerConfig:
@@ -28,34 +191,6 @@ def together(learners: Mapping[str, LearnerConfig]) -> list[dict[str, LearnerCon
     for label, config in learners.items():
         groups.setdefault(shape(config), {})[label] = config
     return list(groups.values())
-
-
-def compare(
-    experiment: str,
-    stream: Stream,
-    learners: Mapping[str, LearnerConfig],
-    seeds: Sequence[int],
-    profile: str,
-    where: Path | None,
-    order: str = "published",
-    device: str = "cpu",
-    **options: Any,
-) -> list[Record]:
-    """Run every learner with every seed over the stream, return one record per learner, saved in `where` if given.
-
-    order: "published", or "own": every run draws its sample order inside experiences from its seed. options: see
-    `training.train`.
-    """
-    made: dict[str, Record] = {}
-    for group in together(learners):
-        configs = [config for config in group.values() for _ in seeds]
-        outcome = run(stream, configs, [*seeds] * len(group), order == "own", device, **options)
-        for record in records(experiment, stream, group, seeds, outcome, profile, order, device):
-            made[record.label] = record
-    ordered = [made[label] for label in learners]
-    if where is not None:
-        save(ordered, where)
-    return ordered
 
 
 def vary(base: LearnerConfig, **changes: Any) -> LearnerConfig:
@@ -79,4 +214,4 @@ def choose(
     The test sets are not even looked at.
     """
     made = compare(experiment, replace(stream, tests=()), points, seeds, **options)
-    return points[ranked(made, "validation")[0].label]
+    return points[results.ranked(made, "validation")[0].label]

@@ -26,7 +26,7 @@ from torch import Tensor
 from cllib.metrics import Array, interval
 from cllib.results import Record
 from cllib.streams import Stream
-from cllib.training import Snapshots
+from cllib.watching import Snapshots
 
 P = ParamSpec("P")
 CLASS_COLOURS = sns.color_palette("colorblind", 10)

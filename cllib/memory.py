@@ -187,10 +187,6 @@ class Reservoir:
         """All stored items."""
         return {name: values[: len(self)] for name, values in self.items.items()}
 
-    def numbers(self) -> int:
-        """Numbers kept."""
-        return sum(values.numel() for values in self.items.values())
-
     def state_dict(self) -> dict[str, Any]:
         generators = {"draws": self.draws.get_state(), "picks": self.picks.get_state()}
         return {"items": {name: values.clone() for name, values in self.items.items()}, "seen": self.seen, **generators}

@@ -1,15 +1,13 @@
-"""Runs on disk, tables over them, and the claims ledger: verdicts computed from saved runs by one function."""
+"""Runs on disk, and tables over them."""
 
 import json
-import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +17,13 @@ import torch
 
 from cllib.datasets.files import hash_arrays, writable_folder, write_atomic
 from cllib.errors import UserError
-from cllib.learners.heads import LearnerConfig
-from cllib.metrics import METRICS, Array, half_width, interval
-from cllib.streams import Stream
+from cllib.metrics import METRICS, Array, interval
+from cllib.runs import ROOT, artifacts, versions
+from cllib.streams.base import Stream
 from cllib.training import Outcome
 
-ROOT = Path(__file__).resolve().parents[1]
-PUBLISHED = ROOT / "data" / "published"
 MEASURED = ROOT / "data" / "measured"
-VERSIONS = ("torch", "numpy", "scikit-learn", "timm")
-# A number counts as reproduced within the 95 % interval of the difference, but never demands more than TOLERANCE[0]
-# and never forgives more than TOLERANCE[1].
-TOLERANCE = (0.02, 0.10)
+WATTS = 10.0  # of one busy core, assumed: server and laptop processors at full load lie between about 4 and 20
 
 
 @dataclass(frozen=True)
@@ -39,7 +32,11 @@ class Record:
 
     test, validation: accuracy matrices `[n][E][E]` (rounded to 1e-4); online: accuracy before learning, per window,
     `[n][W]`. order: "published", or "own" where every run drew its sample order. data: hash of the arrays really
-    used; whole, note: False for a part of the stream, and what its name does not say.
+    used; whole, note: False for a part of the stream, and what its name does not say. confusion: at the end of the
+    stream, `[n][C][C]`, rows true; curve: accuracy on an excerpt of every test set while training, `[n][K][J]`, after
+    `steps: [K]`; diverged: whether the last answers were no finite numbers; bytes: kept by one run, by part;
+    peak_memory: bytes the process held at most; energy: joules and how they were got; runs: addresses of what it was
+    made from; code: hash of the code that made it.
     """
 
     experiment: str
@@ -65,6 +62,15 @@ class Record:
     versions: dict[str, str]
     commit: str
     date: str
+    confusion: list[list[list[int]]] = field(default_factory=list)
+    curve: list[list[list[float]]] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+    diverged: list[bool] = field(default_factory=list)
+    bytes: dict[str, int] = field(default_factory=dict)
+    peak_memory: int = 0
+    energy: dict[str, Any] = field(default_factory=dict)
+    runs: list[str] = field(default_factory=list)
+    code: str = ""
 
     @property
     def n(self) -> int:
@@ -80,44 +86,73 @@ class Record:
         return matrix[:, matrix.shape[-1] - 1, :].mean(-1)
 
 
+PER_SEED = ("seeds", "test", "validation", "online", "scrambles", "confusion", "curve", "diverged", "runs")
+MEASURED_FIELDS = ("seconds", "cpu_seconds", "peak_memory", "energy", "date", "commit")
+
+
+def pooled(made: Sequence[Record]) -> list[Record]:
+    """Records that differ in their seeds alone as one each, in order of appearance; times add up."""
+    groups: dict[str, list[Record]] = {}
+    for record in made:
+        same = {k: v for k, v in asdict(record).items() if k not in (*PER_SEED, *MEASURED_FIELDS, "norms")}
+        groups.setdefault(json.dumps(same, sort_keys=True), []).append(record)
+    return [group[0] if len(group) == 1 else _pool(group) for group in groups.values()]
+
+
+def _pool(group: Sequence[Record]) -> Record:
+    first = group[0]
+    joined: dict[str, Any] = {name: [item for r in group for item in getattr(r, name)] for name in PER_SEED}
+    norms = {name: [row for r in group for row in r.norms[name]] for name in first.norms}
+    sums = {name: round(sum(getattr(r, name) for r in group), 3) for name in ("seconds", "cpu_seconds")}
+    joules = sum(r.energy.get("joules", 0) for r in group)
+    energy = {**first.energy, "joules": round(joules, 1)} if first.energy else {}
+    peak = max(r.peak_memory for r in group)
+    dated = max(r.date for r in group)
+    return replace(first, **joined, **sums, norms=norms, energy=energy, peak_memory=peak, date=dated)
+
+
 # --- saving and loading ---
 
 
-def fresh_folder(chapter: str, profile: str) -> Path:
-    """An empty folder for a chapter's runs, under CLLIB_ARTIFACTS, else `artifacts` of the checkout.
+def view(chapter: str, profile: str) -> Path:
+    """An empty folder for the records that one execution of a chapter shows, under `PROFILE/records` of the artifacts.
 
-    What an earlier execution left there goes: a ledger shall never mix runs of different settings or code. UserError if
-    the folder cannot be written.
+    What an earlier execution left there goes: a ledger shall never mix settings or code. The runs themselves stay where
+    they are kept (`runs.store`), so nothing is lost, and what has not changed is not run again. UserError if the folder
+    cannot be written.
     """
-    where = Path(os.environ.get("CLLIB_ARTIFACTS", ROOT / "artifacts")) / profile / "runs" / chapter
+    where = artifacts() / profile / "records" / chapter
     shutil.rmtree(where, ignore_errors=True)
-    writable_folder(where)
-    return where
+    return writable_folder(where)
 
 
 def records(
-    experiment: str,
     stream: Stream,
-    learners: dict[str, LearnerConfig],
+    learners: Sequence[dict[str, Any]],
     seeds: Sequence[int],
     outcome: Outcome,
-    profile: str,
-    order: str,
     device: str,
+    order: str = "own",
+    data: str = "",
+    code: str = "",
+    run: str = "",
 ) -> list[Record]:
-    """Cut the outcome of one batched program (learners x seeds, learner-major) into one record per learner."""
-    n, count, data = len(seeds), len(learners), stream_hash(stream)
+    """Cut the outcome of one program (learners x seeds, learner-major) into one record per learner, still unnamed.
+
+    learners: their settings as plain values; data: the stream's hash; code: hash of the code; run: the address.
+    """
+    n, count = len(seeds), len(learners)
 
     def cut(values: Array, k: int) -> list[Any]:
         return np.round(values[k * n : (k + 1) * n], 4).tolist()
 
     return [
         Record(
-            experiment=experiment,
-            label=label,
+            experiment="",
+            label="",
             stream=stream.name,
-            profile=profile,
-            learner={**asdict(config), "head": {"model": type(config.head).__name__, **asdict(config.head)}},
+            profile="",
+            learner=learner,
             seeds=list(seeds),
             order=order,
             test=cut(outcome.test, k),
@@ -129,16 +164,34 @@ def records(
             sizes=outcome.sizes,
             seconds=round(outcome.seconds / count, 3),
             cpu_seconds=round(outcome.cpu_seconds / count, 3),
-            data=data,
+            data=data or stream_hash(stream),
             whole=stream.whole,
             note=stream.note,
             device=device_name(device),
             versions=versions(),
             commit=commit(),
             date=date.today().isoformat(),
+            confusion=outcome.confusion[k * n : (k + 1) * n].tolist(),
+            curve=cut(outcome.curve, k),
+            steps=outcome.steps.tolist(),
+            diverged=outcome.diverged[k * n : (k + 1) * n].tolist(),
+            bytes=outcome.bytes,
+            peak_memory=outcome.peak_memory,
+            energy=energy(outcome.cpu_seconds / count, device),
+            runs=[run] if run else [],
+            code=code,
         )
-        for k, (label, config) in enumerate(learners.items())
+        for k, learner in enumerate(learners)
     ]
+
+
+def energy(cpu_seconds: float, device: str) -> dict[str, Any]:
+    """Joules, as far as they can be told: an estimate from the time the processor was busy."""
+    how = f"estimate: CPU seconds x {WATTS:g} W a core (assumed)"
+    return {
+        "joules": round(cpu_seconds * WATTS, 1),
+        "how": how + ("; the GPU's share is not known" * (device != "cpu")),
+    }
 
 
 def save(made: Iterable[Record], where: Path) -> None:
@@ -151,12 +204,30 @@ def save(made: Iterable[Record], where: Path) -> None:
 
 def load(where: Path) -> list[Record]:
     """All records below a folder, by name; UserError names a file that is not a whole record."""
-    return [_read(path) for path in sorted(where.rglob("*.json"))]
+    return [_read(path)[0] for path in sorted(where.rglob("*.json"))]
 
 
-def _read(path: Path) -> Record:
+def keep(made: Sequence[Record], folder: Path) -> None:
+    """Write the result of one program into its run folder."""
+    write_atomic(folder / "records.json", json.dumps([asdict(record) for record in made]).encode())
+
+
+def kept(folder: Path) -> list[Record] | None:
+    """The result of a run folder, None if the run is not finished. UserError names a damaged one."""
+    path = folder / "records.json"
+    return _read(path) if path.exists() else None
+
+
+def all_kept(store: Path) -> list[Record]:
+    """The results of all finished runs in a store, in the order of their addresses, seeds pooled."""
+    paths = sorted(store.glob("*/records.json"))
+    return pooled([record for path in paths for record in _read(path)])
+
+
+def _read(path: Path) -> list[Record]:
     try:
-        return Record(**json.loads(path.read_text()))
+        content = json.loads(path.read_text())
+        return [Record(**record) for record in (content if isinstance(content, list) else [content])]
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: not a whole run record ({error}); delete it and run the chapter again") from error
 
@@ -170,12 +241,6 @@ def stream_hash(stream: Stream) -> str:
 def device_name(device: str) -> str:
     """What the runs ran on, for the record."""
     return torch.cuda.get_device_name() if device == "cuda" else f"cpu ({platform.machine()})"
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions that matter for a number."""
-    return {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}
 
 
 @cache
@@ -235,6 +300,13 @@ def best(made: Sequence[Record], by: str) -> list[Record]:
     return [replace(ranked(group, by)[0], label=label) for (label, _), group in groups.items()]
 
 
+def this_run(settings: Any) -> str:
+    """One line that says what a copy of a chapter was made with."""
+    named = ", ".join(f"{name} {number}" for name, number in versions().items())
+    made = f"{date.today().isoformat()}, commit {commit()}"
+    return f"{settings.profile} profile, n = {settings.seeds} seeds, {device_name(settings.on)}, {made}; {named}"
+
+
 def _preference(record: Record) -> tuple[float, ...]:
     head = record.learner["head"]
     return -head.get("match_threshold", 0), head.get("key_step", 0), record.learner["step_size"]
@@ -246,136 +318,3 @@ def _test_accuracy(record: Record) -> float:
 
 def _validation_accuracy(record: Record) -> float:
     return float(record.validation_accuracy().mean())
-
-
-def published(chapter: str) -> dict[str, Any]:
-    """What `data/published/CHAPTER.json` holds: sources, tables, orders, settings."""
-    content: dict[str, Any] = json.loads((PUBLISHED / f"{chapter}.json").read_text())
-    return content
-
-
-# --- the ledger ---
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A published number (`value`), or an order (`better` beats `worse`), and which of our runs answers it.
-
-    stand_ins: streams that can show the mechanism where the claim's own stream was not run.
-    """
-
-    source: str
-    text: str
-    experiment: str
-    stream: str
-    metric: str
-    label: str
-    value: float | None = None
-    std: float | None = None
-    n: int = 1
-    worse: str | None = None
-    stand_ins: tuple[str, ...] = ()
-
-
-def claims(chapter: str) -> list[Claim]:
-    """A chapter's claims from `data/published/CHAPTER.json`."""
-    content = published(chapter)
-    orders = [{**order, "label": order["better"]} for order in content["orders"]]
-    names = [f.name for f in fields(Claim)]
-    ordered = [Claim(**{name: order[name] for name in names if name in order}) for order in orders]
-    return ordered + [claim for table in content["tables"] for claim in _table_claims(table)]
-
-
-def _table_claims(table: dict[str, Any]) -> Iterable[Claim]:
-    for label, cells in table["rows"].items():
-        experiment = table.get("elsewhere", {}).get(label, table["experiment"])
-        for stream, (value, std) in zip(table["streams"], cells, strict=True):
-            text = f"{label}, {stream}: {table['metric']} {short(value)}"
-            yield Claim(table["source"], text, experiment, stream, table["metric"], label, value, std, table["n"])
-
-
-def allowed(values: Array, claim: Claim) -> float:
-    """How far the mean of our `values` may lie from the published one: the 95 % half-width of the difference.
-
-    Where the published spread is unknown, ours is taken for it, so that a single published run may lie anywhere among
-    our runs. Never stricter than TOLERANCE[0], never looser than TOLERANCE[1].
-    """
-    ours = interval(values)[1]
-    std = float(np.std(values, ddof=1)) if claim.std is None else claim.std
-    theirs = half_width(std, claim.n) if claim.n > 1 else ours * len(values) ** 0.5
-    return float(np.clip(np.hypot(ours, theirs), *TOLERANCE))
-
-
-def judge(claim: Claim, made: Sequence[Record]) -> dict[str, Any]:
-    """One row of the ledger: the verdict on a claim from saved runs.
-
-    A value is reproduced if our mean lies within `allowed` of it, an order if the 95 % interval of the difference,
-    paired by seed, lies above 0. Runs of the smoke profile, of one seed, on thinned-out or stand-in streams show a
-    mechanism only.
-    """
-    by_place = {(r.experiment, r.label, r.stream): r for r in made}
-    places = [s for s in (claim.stream, *claim.stand_ins) if (claim.experiment, claim.label, s) in by_place]
-    row = {
-        "source": claim.source,
-        "claim": claim.text,
-        "label": claim.label,
-        "metric": claim.metric,
-        "published": claim.value,
-        "published_half": half_width(claim.std, claim.n) if claim.std is not None else None,
-        "ours": None,
-        "half": None,
-        "n": 0,
-    }
-    if not places or (claim.worse and (claim.experiment, claim.worse, places[0]) not in by_place):
-        return {**row, "stream": claim.stream, "verdict": "not run"}
-    ours = by_place[claim.experiment, claim.label, places[0]]
-    values = ours.metric(claim.metric)
-    if claim.worse:
-        values = values - by_place[claim.experiment, claim.worse, places[0]].metric(claim.metric)
-    mean, half = interval(values)
-    verdict = "mechanism only"
-    if ours.profile != "smoke" and ours.whole and ours.n > 1 and places[0] == claim.stream:
-        holds = mean - half > 0 if claim.value is None else abs(mean - claim.value) <= allowed(values, claim)
-        verdict = "reproduced" if holds else "not reproduced"
-    return {**row, "stream": places[0], "ours": mean, "half": half, "n": ours.n, "verdict": verdict}
-
-
-def ledger(chapter: str, made: Sequence[Record]) -> pd.DataFrame:
-    """All claims of a chapter with our numbers and verdicts."""
-    return pd.DataFrame([judge(claim, made) for claim in claims(chapter)])
-
-
-MARKS = {"reproduced": "=", "not reproduced": "!", "mechanism only": "~", "not run": ""}
-
-
-def side_by_side(judged: pd.DataFrame, source: str) -> pd.DataFrame:
-    """One published table with our numbers: cells "published | ours ± half" and a mark of the verdict (`MARKS`)."""
-    part = judged[(judged["source"] == source) & judged["published"].notna() & (judged["metric"] == "Acc")]
-    numbers = zip(part["published"], part["ours"], part["half"], part["verdict"], strict=True)
-    cells = [
-        f"{short(a)} | {short(b)} ± {short(half)} {MARKS[v]}" if pd.notna(b) else f"{short(a)} | -"
-        for a, b, half, v in numbers
-    ]
-    cells = [cell.replace(" ", "\u00a0") for cell in cells]
-    wide = part.assign(cell=cells).pivot(index="label", columns="stream", values="cell")
-    return wide.reindex(index=part["label"].unique(), columns=part["stream"].unique()).fillna("")
-
-
-def readable(judged: pd.DataFrame) -> pd.DataFrame:
-    """The ledger for readers: a claim a line, the published number, ours, and the verdict."""
-    ours = [
-        f"{short(mean)} ± {short(half)}" if pd.notna(mean) else ""
-        for mean, half in zip(judged["ours"], judged["half"], strict=True)
-    ]
-    theirs = [short(value) if pd.notna(value) else "" for value in judged["published"]]
-    shown = judged[["source", "claim", "stream"]].assign(
-        published=theirs, ours=ours, n=judged["n"], verdict=judged["verdict"]
-    )
-    return shown.set_index(["source", "claim"])
-
-
-def this_run(settings: Any) -> str:
-    """One line that says what a copy of a chapter was made with."""
-    named = ", ".join(f"{name} {number}" for name, number in versions().items())
-    made = f"{date.today().isoformat()}, commit {commit()}"
-    return f"{settings.profile} profile, n = {settings.seeds} seeds, {device_name(settings.on)}, {made}; {named}"

@@ -1,53 +1,139 @@
-"""The one loop: a learner meets a stream, sample by sample, and is tested after every experience."""
+"""The one loop: a learner meets a stream batch by batch, is tested as it goes, and can be killed at any moment.
 
+A learner is anything that keeps the contract (`cllib.contract`): those for networks in `learners`, one run each, and
+those of chapter 1 in `learners.heads`, R runs at once. Tensors of the latter have a leading run axis.
+"""
+
+import resource
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from cllib.learners.heads import LearnerConfig, build
-from cllib.learners.heads.vanilla import Vanilla
-from cllib.metrics import Array
-from cllib.randomness import generator
-from cllib.streams import Experience, Stream, orders
-
-Watch = Callable[[int, Vanilla], None]
+from cllib.checkpoints import Keeper
+from cllib.errors import within
+from cllib.randomness import generator, global_state, seeded, set_global_state
+from cllib.streams.base import Experience, Stream, inputs
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What R runs over one stream gave.
+class Learner(Protocol):
+    """What the loop asks of a learner; `cllib.contract` says what each part promises."""
 
-    test, validation: accuracy matrices `[R, E, E]`, `[R, E, E_val]`; online: accuracy on each sample before learning
-    it, averaged over windows, `[R, W]`, ending at `samples: [W]`; scrambles: keys replaced, `[R]` (0 for other heads);
-    norms: size of every parameter after each experience, `[R, E]` (empty unless asked for);
-    seconds: wall clock; cpu_seconds: of the process; sizes: floats one run keeps, by part.
+    seed: int
+
+    def begin(self, experience: Experience) -> None: ...
+    def observe(self, x: Tensor, y: Tensor) -> Tensor: ...
+    def finish(self, experience: Experience) -> None: ...
+    def predict(self, x: Tensor) -> Tensor: ...
+    def sizes(self) -> dict[str, int]: ...
+    def bytes(self) -> dict[str, int]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Any) -> None: ...
+
+
+Array = NDArray[np.float64]
+Watch = Callable[[int, Any], None]
+Log = Callable[[int, Mapping[str, float]], None]
+
+
+# --- how a stream is shown ---
+
+
+class Batches:
+    """Batches of an experience, shuffled anew in every epoch.
+
+    The order of an epoch depends on the seed, the experience and the epoch alone, so any step can be gone back to.
+
+    Args:
+        seed: of the run.
+        batch_size: samples a batch; the last of an epoch may be smaller.
+        epochs: times an experience is seen; or iterations: its number of batches.
+        joint: draw from all experiences so far, with as many steps as the present one alone would take.
     """
 
-    test: Array
-    validation: Array
-    online: Array
-    samples: Array
-    scrambles: Array
-    norms: dict[str, Array]
-    seconds: float
-    cpu_seconds: float
-    sizes: dict[str, int]
+    online = False
+
+    def __init__(
+        self,
+        stream: Stream,
+        seed: int,
+        batch_size: int = 32,
+        epochs: int = 1,
+        iterations: int | None = None,
+        joint: bool = False,
+    ) -> None:
+        within("batch_size", batch_size, 1)
+        within("epochs", epochs, 1)
+        if iterations is not None:
+            within("iterations", iterations, 1)
+        self.stream, self.seed, self.batch_size = stream, seed, batch_size
+        self.epochs, self.iterations, self.joint = epochs, iterations, joint
+
+    def steps(self, e: int) -> int:
+        """Batches in experience e."""
+        return self.iterations or self.epochs * self._per_epoch(len(self.stream.experiences[e]))
+
+    def _per_epoch(self, samples: int) -> int:
+        return -(-samples // self.batch_size)
+
+    def batches(self, e: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """x `[B, ...]`, y `[B]` of every step of experience e from `start` on."""
+        pool = self.stream.experiences[: e + 1] if self.joint else self.stream.experiences[e : e + 1]
+        per_epoch, samples = self._per_epoch(sum(len(part) for part in pool)), sum(len(part) for part in pool)
+        epoch, order = -1, torch.empty(0)
+        for step in range(start, self.steps(e)):
+            if step // per_epoch != epoch:
+                epoch = step // per_epoch
+                order = torch.randperm(samples, generator=generator(self.seed, f"order {e} {epoch}"))
+                order = order.to(pool[0].y.device)
+            first = step % per_epoch * self.batch_size
+            yield taken(pool, order[first : first + self.batch_size])
 
 
-def evaluate(learner: Vanilla, tests: Sequence[Experience], chunk: int = 10_000) -> Tensor:
-    """Accuracy of every run on every test set, `[R, J]`; `chunk` samples are scored at once."""
-    if not tests:
-        return torch.zeros(learner.runs, 0)
-    x, y = torch.cat([test.x for test in tests]), torch.cat([test.y for test in tests])
-    answers = torch.cat([learner.predict(piece).argmax(-1) for piece in x.split(chunk)], 1)
-    right = (answers == y).double()  # [R, T]
-    return torch.stack([part.mean(1) for part in right.split([len(test) for test in tests], 1)], 1)
+def taken(pool: Sequence[Experience], index: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples of several experiences, counted through: x `[B, ...]` as a network is shown it, y `[B]`."""
+    if len(pool) == 1:
+        return inputs(pool[0].x[index]), pool[0].y[index]
+    starts = np.cumsum([0, *(len(part) for part in pool)])
+    own = [index[(index >= a) & (index < b)] - a for a, b in pairwise(starts)]
+    pairs = [(part.x[i], part.y[i]) for part, i in zip(pool, own, strict=True)]
+    return inputs(torch.cat([x for x, _ in pairs])), torch.cat([y for _, y in pairs])
+
+
+class Online:
+    """Sample after sample for R runs, each in its own order (`streams.orders`): x `[R, 1, d]`, y `[R, 1]`."""
+
+    online = True
+
+    def __init__(self, stream: Stream, order: Sequence[Tensor], runs: int) -> None:
+        self.stream, self.order, self.runs = stream, order, runs
+
+    def steps(self, e: int) -> int:
+        """Samples in experience e."""
+        return len(self.stream.experiences[e])
+
+    def batches(self, e: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every sample of experience e from `start` on."""
+        x, y = ordered(self.stream.experiences[e], self.order[e], self.runs)
+        return zip(x[start:], y[start:], strict=True)
+
+
+def ordered(experience: Experience, order: Tensor, runs: int) -> tuple[Tensor, Tensor]:
+    """An experience in each run's order, samples first: x `[n, R, 1, d]`, y `[n, R, 1]`."""
+    order = order.to(experience.y.device).expand(runs, -1).T.unsqueeze(-1)  # [n, R, 1]
+    return experience.x[order].contiguous(), experience.y[order].contiguous()
+
+
+Feed = Batches | Online
 
 
 @contextmanager
@@ -61,129 +147,363 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@one_thread()
-def learn_experience(learner: Vanilla, x: Tensor, y: Tensor, step: Callable[[], None]) -> Tensor:
-    """Show `x: [n, R, 1, d]`, `y: [n, R, 1]` one by one; which were right before learning them: `[n, R]`."""
-    answers = []
-    for sample, label in zip(x, y, strict=True):
-        answers.append(learner.observe(sample, label).argmax(-1))
-        step()
-    return (torch.stack(answers) == y).squeeze(-1)
+# --- testing ---
 
 
-def ordered(experience: Experience, order: Tensor, runs: int) -> tuple[Tensor, Tensor]:
-    """An experience in each run's order, samples first: x `[n, R, 1, d]`, y `[n, R, 1]`."""
-    order = order.to(experience.y.device).expand(runs, -1).T.unsqueeze(-1)  # [n, R, 1]
-    return experience.x[order].contiguous(), experience.y[order].contiguous()
+class Exam:
+    """Test sets, put side by side once and taken often.
+
+    Args:
+        tests: J of them; rivals: `Stream.rivals()`, which restrict an answer to the classes of its experience.
+        chunk: samples predicted at once.
+    """
+
+    def __init__(self, tests: Sequence[Experience], rivals: Tensor | None = None, chunk: int = 10_000) -> None:
+        self.sizes, self.chunk = [len(test) for test in tests], chunk
+        self.x = torch.cat([test.x for test in tests]) if tests else torch.empty(0)
+        self.y = torch.cat([test.y for test in tests]) if tests else torch.empty(0, dtype=torch.long)
+        self.allowed = None if rivals is None else rivals[self.y]  # [T, C]
+
+    def answers(self, learner: Learner) -> Tensor:
+        """The class given to every sample, `[..., T]`; `finite` then says whether all logits were numbers, `[...]`."""
+        pieces, finite = [], []
+        for first in range(0, len(self.x), self.chunk):
+            logits = learner.predict(inputs(self.x[first : first + self.chunk]))  # [..., n, C]
+            finite.append(logits.isfinite().flatten(-2).all(-1))
+            if self.allowed is not None:
+                logits = logits.masked_fill(~self.allowed[first : first + self.chunk], -torch.inf)
+            pieces.append(logits.argmax(-1))
+        self.finite = torch.stack(finite).all(0)
+        return torch.cat(pieces, -1)
+
+    def accuracies(self, answers: Tensor) -> Tensor:
+        """Share of right answers in every test set, `[..., J]`."""
+        right = (answers == self.y).double()  # [..., T]
+        return torch.stack([part.mean(-1) for part in right.split(self.sizes, -1)], -1)
+
+    def confusion(self, answers: Tensor, classes: int) -> Tensor:
+        """How often a sample of class i (row) was given class j, all test sets together: `[R, C, C]`."""
+        pairs = (self.y * classes + answers).reshape(-1, len(self.y))  # [R, T]
+        counts = [torch.bincount(row, minlength=classes**2) for row in pairs]
+        return torch.stack(counts).view(-1, classes, classes)
 
 
-@torch.no_grad()
+def evaluate(learner: Learner, tests: Sequence[Experience], chunk: int = 10_000) -> Tensor:
+    """Accuracy on every test set, `[R, J]` (`[J]` for a learner of one run); `chunk` samples are predicted at once."""
+    exam = Exam(tests, chunk=chunk)
+    return exam.accuracies(exam.answers(learner))
+
+
+def excerpt(tests: Sequence[Experience], size: int) -> list[Experience]:
+    """About `size` test samples in all, evenly spread in each test set, and the same of each."""
+    each = max(1, size // max(1, len(tests)))
+    rows = [torch.linspace(0, len(t) - 1, min(each, len(t))).long().to(t.y.device) for t in tests]
+    return [Experience(t.x[r], t.y[r], t.classes, t.domain) for t, r in zip(tests, rows, strict=True)]
+
+
+# --- what a run leaves behind ---
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What R runs over one stream gave.
+
+    test, validation: accuracy matrices `[R, E, J]`, `[R, E, J_val]`; confusion: at the end, `[R, C, C]`, rows true;
+    online: accuracy on each sample before learning it, averaged over windows, `[R, W]`, ending at `samples: [W]`;
+    curve: accuracy on excerpts of the test sets, `[R, K, J]`, after `steps: [K]`; scrambles: keys replaced, `[R]` (0
+    for other heads); diverged: whether the last answers were no finite numbers, `[R]`; norms: size of every parameter
+    after each experience, `[R, E]` (empty unless asked for); seconds: wall clock; cpu_seconds: of the process;
+    peak_memory: bytes; sizes, bytes: numbers and bytes one run keeps, by part.
+    """
+
+    test: Array
+    validation: Array
+    confusion: Array
+    online: Array
+    samples: Array
+    curve: Array
+    steps: Array
+    scrambles: Array
+    diverged: Array
+    norms: dict[str, Array]
+    seconds: float
+    cpu_seconds: float
+    peak_memory: int
+    sizes: dict[str, int]
+    bytes: dict[str, int]
+
+
+class History:
+    """What the loop has measured so far; all of it goes into the checkpoints.
+
+    Args:
+        every: samples a window of the online accuracy.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.rows: dict[str, list[Tensor]] = {"test": [], "validation": [], "curve": []}
+        self.steps: list[int] = []
+        self.norms: list[dict[str, Tensor]] = []
+        self.confusion, self.finite = torch.empty(0), torch.tensor(True)
+        self.right = torch.empty(0)  # per window, [..., W]
+        self.seen = 0
+        self.pending: list[tuple[Tensor, Tensor]] = []
+        self.memory = 0  # peak bytes of earlier processes
+        self.elapsed = torch.zeros(2, dtype=torch.float64)  # wall clock and CPU seconds of earlier processes
+        self.begin = self._now()
+
+    @staticmethod
+    def _now() -> Tensor:
+        return torch.tensor([time.perf_counter(), time.process_time()], dtype=torch.float64)
+
+    def seconds(self) -> Tensor:
+        """Wall clock and CPU seconds so far, `[2]`, over all processes that had a hand in it."""
+        return self.elapsed + self._now() - self.begin
+
+    def peak(self) -> int:
+        """Most bytes that any of the processes has held so far."""
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return max(self.memory, resident, torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0)
+
+    def note(self, logits: Tensor, y: Tensor) -> None:
+        """The answers of a step: logits `[..., B, C]`, y `[..., B]`. No synchronisation with a GPU."""
+        self.pending.append((logits.argmax(-1), y))
+
+    def fold(self) -> None:
+        """Count pending answers into their windows."""
+        if not self.pending:
+            return
+        right = torch.cat([answers == y for answers, y in self.pending], -1).cpu()  # [..., n]
+        window = (self.seen + torch.arange(right.shape[-1])) // self.every
+        more = torch.zeros(*right.shape[:-1], int(window[-1]) + 1, dtype=torch.float64)
+        more.index_add_(-1, window, right.double())
+        more[..., : self.right.shape[-1]] += self.right
+        self.right, self.pending = more, []
+        self.seen += right.shape[-1]
+
+    def online(self) -> tuple[Array, Array]:
+        """Accuracy before learning, per window `[R, W]`, and the number of samples at which each window ends, `[W]`."""
+        self.fold()
+        ends = np.minimum(np.arange(1, self.right.shape[-1] + 1) * self.every, self.seen).astype(np.float64)
+        counts = np.diff(ends, prepend=0)
+        return self.right.reshape(-1, len(ends)).numpy() / counts, ends
+
+    def stacked(self, name: str, runs: int, experiences: int = 0) -> Array:
+        """Rows of one kind, `[R, rows, J]`; J = 0 where nothing of the kind was measured."""
+        if not self.rows[name]:
+            return np.zeros((runs, experiences, 0))
+        rows = torch.stack(self.rows[name], -2)  # [..., rows, J]
+        return rows.reshape(-1, *rows.shape[-2:]).cpu().numpy()
+
+    def state_dict(self) -> dict[str, Any]:
+        self.fold()
+        names = ("rows", "steps", "norms", "confusion", "finite", "right", "seen")
+        return {**{name: getattr(self, name) for name in names}, "elapsed": self.seconds(), "memory": self.peak()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+# --- the loop ---
+
+
 def train(
-    learner: Vanilla,
+    learner: Learner,
     stream: Stream,
-    order: Sequence[Tensor],
+    feed: Feed,
     track_every: int = 50,
+    probe_every: int = 0,
+    probe_size: int = 1000,
     eval_chunk: int = 10_000,
     track_norms: bool = False,
     watch: Watch | None = None,
-    progress: bool = False,
+    log: Log | None = None,
+    progress: bool | None = None,
+    keeper: Keeper | None = None,
 ) -> Outcome:
-    """Run a learner over a stream in the given sample order (from `streams.orders`), one sample at a time, no task id.
+    """Run a learner over a stream as `feed` shows it; go on from the keeper's checkpoint where there is one.
 
-    watch: called as `watch(samples seen, learner)` before the first and after every sample; progress: show a bar.
+    track_every: samples a point of the online accuracy; probe_every: steps from one point of the test curve to the next
+    (0: none), on `probe_size` test samples; watch: called as `watch(steps, learner)` before the first and after every
+    step; log: called as `log(steps, scalars)` at every point of the curve and every border; progress: show a bar, None:
+    on a terminal only. Raises UserError for a checkpoint that cannot be used.
     """
-    start, cpu = time.perf_counter(), time.process_time()
-    tests, validations, right, sizes = [], [], [], []
-    bar = tqdm(total=len(stream), desc=stream.name, disable=not progress, leave=False)
-
-    def step() -> None:
-        bar.update()
-        if watch is not None:
-            watch(learner.t, learner)
-
-    if watch is not None:
-        watch(0, learner)
-    for experience, positions in zip(stream.experiences, order, strict=True):
-        learner.begin(experience)
-        right.append(learn_experience(learner, *ordered(experience, positions, learner.runs), step))
-        learner.finish(experience)
-        tests.append(evaluate(learner, stream.tests, eval_chunk))
-        validations.append(evaluate(learner, stream.validations, eval_chunk))
-        sizes.append(norms(learner) if track_norms else {})
-    bar.close()
-    online, samples = windows(torch.cat(right).T, track_every)
-    return Outcome(
-        test=torch.stack(tests, 1).cpu().numpy(),
-        validation=torch.stack(validations, 1).cpu().numpy(),
-        online=online,
-        samples=samples,
-        scrambles=scrambles(learner),
-        norms={name: np.stack([size[name] for size in sizes], 1) for name in sizes[0]},
-        seconds=time.perf_counter() - start,
-        cpu_seconds=time.process_time() - cpu,
-        sizes=learner.sizes(),
-    )
+    within("track_every", track_every, 1)
+    within("probe_every", probe_every, 0)
+    within("probe_size", probe_size, 1)
+    within("eval_chunk", eval_chunk, 1)
+    loop = Loop(learner, stream, feed, History(track_every), keeper, watch, log)
+    loop.set_exams(eval_chunk, probe_every, probe_size)
+    loop.track_norms = track_norms
+    with seeded(learner.seed, "noise"):  # dropout and the like
+        loop.restore()
+        with tqdm(total=loop.total, initial=loop.done, desc=stream.name, disable=hidden(progress), leave=False) as bar:
+            loop.run(bar)
+    return loop.outcome()
 
 
-def windows(right: Tensor, every: int) -> tuple[Array, Array]:
-    """Mean of `right: [R, T]` over windows of `every` samples (the last may be shorter), and where each window ends."""
-    parts = right.double().split(every, 1)
-    ends = np.minimum(np.arange(1, len(parts) + 1) * every, right.shape[1]).astype(np.float64)
-    return torch.stack([part.mean(1) for part in parts], 1).cpu().numpy(), ends
+def hidden(progress: bool | None) -> bool | None:
+    """What tqdm is told: None hides the bar where there is no terminal."""
+    return None if progress is None else not progress
 
 
-def norms(learner: Vanilla) -> dict[str, Array]:
+class Loop:
+    """One pass over a stream, from wherever it stopped: `experience` and `step` say where that is."""
+
+    track_norms = False
+
+    def __init__(
+        self,
+        learner: Learner,
+        stream: Stream,
+        feed: Feed,
+        history: History,
+        keeper: Keeper | None,
+        watch: Watch | None,
+        log: Log | None,
+    ) -> None:
+        self.learner, self.stream, self.feed, self.history = learner, stream, feed, history
+        self.keeper, self.watch, self.log = keeper, watch, log
+        self.steps = [feed.steps(e) for e in range(len(stream.experiences))]
+        self.experience, self.step = 0, 0
+
+    @property
+    def total(self) -> int:
+        return sum(self.steps)
+
+    @property
+    def done(self) -> int:
+        """Steps since the start of the stream."""
+        return sum(self.steps[: self.experience]) + self.step
+
+    def set_exams(self, chunk: int, probe_every: int, probe_size: int) -> None:
+        """The tests at every border, and the excerpt that the curve is measured on."""
+        rivals, self.probe_every = self.stream.rivals(), probe_every
+        parts: dict[str, Sequence[Experience]] = {"test": self.stream.tests, "validation": self.stream.validations}
+        parts |= {"curve": excerpt(self.stream.tests, probe_size)} if probe_every else {}
+        self.exams = {name: Exam(tests, rivals, chunk) for name, tests in parts.items() if tests}
+
+    def run(self, bar: tqdm) -> None:
+        """Every experience that is left."""
+        if self.watch is not None and self.done == 0:
+            self.watch(0, self.learner)
+        while self.experience < len(self.steps):
+            present = self.stream.experiences[self.experience]
+            if self.step == 0:
+                self.learner.begin(present)
+            with one_thread() if self.feed.online else nullcontext():
+                self.learn(bar)
+            self.learner.finish(present)
+            self.border()
+            self.experience, self.step = self.experience + 1, 0
+            self.save_if_due(border=True)
+
+    def learn(self, bar: tqdm) -> None:
+        """The steps that are left of the present experience."""
+        learner, history, watch = self.learner, self.history, self.watch
+        for x, y in self.feed.batches(self.experience, self.step):
+            history.note(learner.observe(x, y), y)
+            self.step += 1
+            bar.update()
+            if watch is not None:
+                watch(self.done, learner)
+            if self.probe_every and self.step % self.probe_every == 0:
+                self.probe()
+            self.save_if_due()
+
+    def probe(self) -> None:
+        """A point of the test curve."""
+        if "curve" in self.exams:
+            exam = self.exams["curve"]
+            self.history.rows["curve"].append(exam.accuracies(exam.answers(self.learner)))
+            self.history.steps.append(self.done)
+        self.report("curve")
+
+    def border(self) -> None:
+        """A row of the accuracy matrix; at the last border also the confusion matrix."""
+        history = self.history
+        for name in ("test", "validation"):
+            if name in self.exams:
+                answers = self.exams[name].answers(self.learner)
+                history.rows[name].append(self.exams[name].accuracies(answers))
+                if name == "test" and self.experience == len(self.steps) - 1:
+                    history.confusion = self.exams[name].confusion(answers, self.stream.classes)
+                    history.finite = self.exams[name].finite.cpu()
+        history.norms += [norms(self.learner)] if self.track_norms else []
+        history.fold()
+        self.report("test")
+
+    def report(self, rows: str) -> None:
+        """Tell the log what the last point or border gave."""
+        if self.log is None:
+            return
+        scalars = {name: float(loss) for name, loss in getattr(self.learner, "losses", {}).items()}
+        if self.history.rows[rows]:
+            accuracies = self.history.rows[rows][-1].reshape(-1, len(self.exams[rows].sizes)).mean(0)  # [J]
+            scalars |= {f"accuracy/{j}": float(value) for j, value in enumerate(accuracies)}
+            scalars["accuracy"] = float(accuracies.mean())
+        self.log(self.done, scalars)
+
+    def save_if_due(self, border: bool = False) -> None:
+        """Write a checkpoint, where a keeper wants one now."""
+        keeper, over = self.keeper, self.experience == len(self.steps)
+        if keeper is not None and (keeper.due(self.step, border) or (over and keeper.keep)):
+            keeper.save(self.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on, and everything measured."""
+        position = {"experience": self.experience, "step": self.step}
+        learned = {"learner": self.learner.state_dict(), "generators": global_state()}
+        return {"position": position, **learned, "history": self.history.state_dict()}
+
+    def restore(self) -> None:
+        """Go back to the checkpoint, where there is one."""
+        state = None if self.keeper is None else self.keeper.load()
+        if state is not None:
+            self.experience, self.step = state["position"]["experience"], state["position"]["step"]
+            self.learner.load_state_dict(state["learner"])
+            self.history.load_state_dict(state["history"])
+            set_global_state(state["generators"])
+
+    def outcome(self) -> Outcome:
+        """What the finished run gave."""
+        history, learner = self.history, self.learner
+        online, samples = history.online()
+        seconds, cpu_seconds = history.seconds().tolist()
+        runs, experiences = len(online), len(self.steps)
+        sizes = [{name: size.numpy() for name, size in row.items()} for row in history.norms]
+        return Outcome(
+            test=history.stacked("test", runs, experiences),
+            validation=history.stacked("validation", runs, experiences),
+            confusion=history.confusion.cpu().numpy(),
+            online=online,
+            samples=samples,
+            curve=history.stacked("curve", runs),
+            steps=np.array(history.steps, dtype=np.float64),
+            scrambles=scrambles(learner),
+            diverged=np.broadcast_to(~history.finite.reshape(-1).numpy(), (runs,)),
+            norms={name: np.stack([row[name] for row in sizes], 1) for name in (sizes[0] if sizes else ())},
+            seconds=seconds,
+            cpu_seconds=cpu_seconds,
+            peak_memory=history.peak(),
+            sizes=learner.sizes(),
+            bytes=learner.bytes(),
+        )
+
+
+def norms(learner: Any) -> dict[str, Tensor]:
     """Euclidean norm of every parameter of each run: `[R]` each."""
-    named = learner.head.parameters.items()
-    return {name: p.reshape(learner.runs, -1).norm(dim=1).double().cpu().numpy() for name, p in named}
+    head = getattr(learner, "head", None)
+    if head is None:
+        return {name: p.detach().norm().double().cpu()[None] for name, p in learner.network.named_parameters()}
+    runs = len(head.seeds)
+    return {name: p.reshape(runs, -1).norm(dim=1).double().cpu() for name, p in head.parameters.items()}
 
 
-def scrambles(learner: Vanilla) -> Array:
-    """Keys replaced so far in each run, all its banks together, `[R]`."""
-    bank = getattr(learner.head, "bank", None)
-    if bank is None:
-        return np.zeros(learner.runs)
-    return bank.scrambles.view(learner.runs, -1).sum(1).double().cpu().numpy()
-
-
-def run(
-    stream: Stream,
-    configs: Sequence[LearnerConfig],
-    seeds: Sequence[int],
-    shuffle: bool = False,
-    device: str | torch.device = "cpu",
-    **options: object,
-) -> Outcome:
-    """R (configuration, seed) pairs over one stream in one program.
-
-    shuffle: every run draws its own sample order inside experiences from its seed; otherwise all see the published
-    order. options: passed on to `train`.
-    """
-    stream = stream.to(device)
-    learner = build(stream, configs, seeds, device)
-    order = orders(stream, [generator(seed, "order") for seed in seeds] if shuffle else None)
-    return train(learner, stream, order, **options)  # type: ignore[arg-type]
-
-
-class Snapshots:
-    """A `watch` that keeps what run 0 says on a grid of points, and its keys, after given numbers of samples.
-
-    Args:
-        grid: points `[G, n]`.
-        at: numbers of samples seen.
-    """
-
-    def __init__(self, grid: Tensor, at: Sequence[int]) -> None:
-        self.grid, self.wanted = grid, set(at)
-        self.classes: dict[int, Array] = {}
-        self.keys: dict[int, Array] = {}
-
-    def __call__(self, t: int, learner: Vanilla) -> None:
-        if t in self.wanted:
-            self.classes[t] = learner.predict(self.grid)[0].argmax(-1).cpu().numpy()
-            bank = getattr(learner.head, "bank", None)
-            if bank is None or learner.head.config.query != "identity":  # type: ignore[attr-defined]
-                self.keys[t] = np.zeros((0, 2))  # no keys, or none that are points of the plane
-            else:
-                own = learner.head.banks  # type: ignore[attr-defined]
-                self.keys[t] = bank.keys[:own].flatten(0, 1).cpu().numpy().copy()
+def scrambles(learner: Any) -> Array:
+    """Keys replaced so far in each run, all its banks together, `[R]`; 0 for what has no keys."""
+    head = getattr(learner, "head", None)
+    runs, bank = 1 if head is None else len(head.seeds), getattr(head, "bank", None)
+    return np.zeros(runs) if bank is None else bank.scrambles.view(runs, -1).sum(1).double().cpu().numpy()

@@ -1,9 +1,30 @@
 """What every test starts from."""
 
+from pathlib import Path
+
 import pytest
+
+from cllib.experiments import compare
+from cllib.results import Record
+from samples import LP, MH, WHOLE
 
 
 @pytest.fixture(autouse=True)
 def no_profile_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """`make test` sets the smoke profile for the notebooks; the unit tests see the defaults."""
     monkeypatch.delenv("CLLIB_PROFILE", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def own_artifacts(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs are kept where no other test finds them."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    monkeypatch.setenv("CLLIB_ARTIFACTS", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    """Records of two heads over three seeds."""
+    store = tmp_path_factory.mktemp("store")
+    return compare("table", WHOLE, {"lp": LP, "MH m=16": MH}, [1, 2, 3], "quick", store=store)

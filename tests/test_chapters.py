@@ -5,7 +5,7 @@ import pytest
 from cllib import chapters
 from cllib.chapters import PROFILES, convert, from_notebook, names, parse, settings
 from cllib.errors import UserError
-from cllib.results import published
+from cllib.ledger import published
 
 CHAPTER = "01_memory_head"
 

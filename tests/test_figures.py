@@ -8,14 +8,14 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from cllib import figures, results
-from cllib.experiments import compare, vary
+from cllib import figures, ledger
+from cllib.experiments import compare, run, vary
 from cllib.learners.heads import LearnerConfig
 from cllib.models.classic import ClassicConfig
 from cllib.models.memory_head import MemoryHeadConfig
 from cllib.results import Record
 from cllib.streams import plane_stream, thinned
-from cllib.training import Snapshots, run
+from cllib.watching import Snapshots
 
 STREAM = thinned(plane_stream("modes-cdi"), 20)
 MH, LP = LearnerConfig(MemoryHeadConfig(units=4)), LearnerConfig(ClassicConfig("lp"))
@@ -80,7 +80,7 @@ def test_numbers_become_figures(made: list[Record]) -> None:
     assert len(figures.online(made, STREAM).axes[0].lines) == 3 + 7
     bars = figures.intervals(made)
     assert [label.get_text() for label in bars.axes[0].get_yticklabels()] == ["lp", "MH", "MH m=8"]
-    judged = results.ledger("01_memory_head", made)
+    judged = ledger.ledger("01_memory_head", made)
     assert (
         len(visible(figures.beside_published(judged[judged["source"] == "figure 6"], ["modes-ci", "modes-cdi"]))) == 2
     )

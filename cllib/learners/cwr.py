@@ -89,8 +89,8 @@ class CWR(Naive):
                 if id(p) not in own:
                     p.requires_grad_(False)
 
-    def sizes(self) -> dict[str, int]:
-        return {**super().sizes(), "kept rows": self.kept.numel()}
+    def parts(self) -> dict[str, list[Tensor]]:
+        return {**super().parts(), "kept rows": [self.kept, self.past, self.now]}
 
     def state_dict(self) -> dict[str, Any]:
         kept = {"kept": self.kept, "past": self.past, "now": self.now, "learned": self.learned}

@@ -44,8 +44,8 @@ class ER(Naive):
     def remember(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
         self.memory.add(x=x, y=y)
 
-    def sizes(self) -> dict[str, int]:
-        return {**super().sizes(), "buffer": self.memory.numbers()}
+    def parts(self) -> dict[str, list[Tensor]]:
+        return {**super().parts(), "buffer": [*self.memory.items.values()]}
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "memory": self.memory.state_dict()}

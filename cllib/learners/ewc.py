@@ -72,9 +72,9 @@ class EWC(Naive):
             information = [self.settings.decay * f + g for f, g in zip(old, information, strict=True)]
         self.anchors.append({"fisher": information, "parameters": [p.detach().clone() for p in self.parameters()]})
 
-    def sizes(self) -> dict[str, int]:
-        kept = sum(t.numel() for anchor in self.anchors for tensors in anchor.values() for t in tensors)
-        return {**super().sizes(), "anchors": kept}
+    def parts(self) -> dict[str, list[Tensor]]:
+        kept = [tensor for anchor in self.anchors for tensors in anchor.values() for tensor in tensors]
+        return {**super().parts(), "anchors": kept}
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "anchors": deepcopy(self.anchors), "draws": self.draws.get_state()}
@@ -113,7 +113,7 @@ def fisher(
 
     def surprise(p: dict[str, Tensor], sample: Tensor, label: Tensor, allowed: Tensor) -> Tensor:
         logits = functional_call(network, p, (sample[None],))[0]
-        return -torch.log_softmax(logits.masked_fill(~allowed, -torch.inf), -1)[label]
+        return -torch.log_softmax(logits.masked_fill(~allowed, -torch.inf), -1).gather(0, label[None])[0]
 
     gradients = vmap(grad(surprise), in_dims=(None, 0, 0, 0))
     chunk = BATCHED if variant == "batched" else max(1, CHUNK_FLOATS // sum(p.numel() for p in parameters.values()))

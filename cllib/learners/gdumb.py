@@ -59,9 +59,9 @@ class GDumb(Naive):
             for index in order.to(items["y"].device).split(self.settings.batch_size):
                 super().observe(items["x"][index], items["y"][index])
 
-    def sizes(self) -> dict[str, int]:
-        initial = sum(p.numel() for p in self.network.parameters())
-        return {**super().sizes(), "initial weights": initial, "buffer": self.memory.numbers()}
+    def parts(self) -> dict[str, list[Tensor]]:
+        kept = {"initial weights": [*self.initial.values()], "buffer": [*self.memory.items.values()]}
+        return {**super().parts(), **kept}
 
     def state_dict(self) -> dict[str, Any]:
         kept = {"memory": self.memory.state_dict(), "shuffles": self.shuffles.get_state(), "initial": self.initial}

@@ -15,17 +15,24 @@ class Joint(Naive):
 
     off: ClassVar[Mapping[str, Any] | None] = None
     joint: ClassVar[bool] = True
-    data = 0
+
+    def __init__(self, settings: Any, *parts: Any, **named: Any) -> None:
+        super().__init__(settings, *parts, **named)
+        self.data = {"numbers": 0, "bytes": 0}
 
     def begin(self, experience: Experience) -> None:
-        self.data += experience.x.numel()
+        self.data["numbers"] += experience.x.numel() + experience.y.numel()
+        self.data["bytes"] += experience.x.nbytes + experience.y.nbytes
 
     def sizes(self) -> dict[str, int]:
-        return {**super().sizes(), "data": self.data}
+        return {**super().sizes(), "data": self.data["numbers"]}
+
+    def bytes(self) -> dict[str, int]:
+        return {**super().bytes(), "data": self.data["bytes"]}
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "data": self.data}
+        return {**super().state_dict(), "data": {**self.data}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.data = state["data"]
+        self.data = {**state["data"]}

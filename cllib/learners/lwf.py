@@ -69,9 +69,8 @@ class LwF(Naive):
     def _copy(self) -> nn.Module:
         return deepcopy(self.network).eval().requires_grad_(False)
 
-    def sizes(self) -> dict[str, int]:
-        teacher = 0 if self.teacher is None else sum(p.numel() for p in self.teacher.parameters())
-        return {**super().sizes(), "teacher": teacher}
+    def parts(self) -> dict[str, list[Tensor]]:
+        return {**super().parts(), "teacher": [] if self.teacher is None else [*self.teacher.parameters()]}
 
     def state_dict(self) -> dict[str, Any]:
         teacher = None if self.teacher is None else deepcopy(dict(self.teacher.state_dict()))

@@ -81,9 +81,18 @@ class Naive:
         """Logits `[T, C]` of `x: [T, ...]` in evaluation mode; changes nothing."""
         return torch.cat([logits_of(self.network, piece) for piece in x.split(CHUNK)])
 
+    def parts(self) -> dict[str, list[Tensor]]:
+        """The tensors that are carried from step to step, by part."""
+        moments = [v for state in self.optimiser.state.values() for v in state.values() if isinstance(v, Tensor)]
+        return {"network": list(self.network.parameters()), "optimiser": moments}
+
     def sizes(self) -> dict[str, int]:
-        """Numbers kept, by part: network, and whatever else must be carried from step to step."""
-        return {"network": sum(p.numel() for p in self.network.parameters())}
+        """Numbers kept, by part."""
+        return {name: sum(t.numel() for t in tensors) for name, tensors in self.parts().items()}
+
+    def bytes(self) -> dict[str, int]:
+        """Bytes kept, by part."""
+        return {name: sum(t.nbytes for t in tensors) for name, tensors in self.parts().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """All that learning changed: plain values and tensors of its own, fit for `torch.load(weights_only=True)`."""

@@ -79,8 +79,8 @@ class SI(Naive):
             w.zero_()
         self.learned += 1
 
-    def sizes(self) -> dict[str, int]:
-        return {**super().sizes(), "importance": 3 * sum(p.numel() for p in self.parameters())}
+    def parts(self) -> dict[str, list[Tensor]]:
+        return {**super().parts(), "importance": [*self.path, *self.importance, *self.anchor]}
 
     def state_dict(self) -> dict[str, Any]:
         kept = {"path": self.path, "importance": self.importance, "anchor": self.anchor, "learned": self.learned}

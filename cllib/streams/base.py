@@ -1,5 +1,6 @@
 """What a stream is: ordered experiences, and the test sets that are the columns of the accuracy matrix."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,8 +37,8 @@ class Stream:
 
     scenario: "task" if the experience of a test sample is told, so that only its own classes compete; else "domain" or
     "class" (van de Ven & Tolias 2019). sortable: whether samples inside an experience may be reordered without changing
-    what the stream is (CDID: no). whole: False if only a part of the training samples is shown. note: what the name does
-    not say, e.g. the backbone.
+    what the stream is (CDID: no). whole: False if only a part of the training samples is shown. note: what the name
+    does not say, e.g. the backbone.
     """
 
     name: str
@@ -78,18 +79,26 @@ class Stream:
 
     def to(self, device: str | torch.device) -> "Stream":
         """The stream with its tensors on a device."""
+        return self.map(lambda e: replace(e, x=e.x.to(device), y=e.y.to(device)))
 
-        def moved(parts: tuple[Experience, ...]) -> tuple[Experience, ...]:
-            return tuple(replace(e, x=e.x.to(device), y=e.y.to(device)) for e in parts)
-
-        return replace(
-            self, experiences=moved(self.experiences), tests=moved(self.tests), validations=moved(self.validations)
+    def map(self, change: Callable[[Experience], Experience]) -> "Stream":
+        """The stream with every part changed: experiences, tests and validation sets."""
+        trains, tests, validations = (
+            tuple(change(e) for e in part) for part in (self.experiences, self.tests, self.validations)
         )
+        return replace(self, experiences=trains, tests=tests, validations=validations)
 
 
 def inputs(x: Tensor) -> Tensor:
     """What a network is shown: uint8 pixels as floats in [0, 1], anything else as it is."""
     return x.float().div_(255) if x.dtype == torch.uint8 else x
+
+
+def flattened(stream: Stream) -> Stream:
+    """The stream with every sample as a row of floats, `[n, d]`, as the heads of chapter 1 take them."""
+    if len(stream.shape) == 1:
+        return stream
+    return stream.map(lambda e: replace(e, x=inputs(e.x).flatten(1)))
 
 
 def thinned(stream: Stream, every: int) -> Stream:

@@ -7,12 +7,11 @@ import time
 
 import torch
 
-from cllib.experiments import grid, vary
+from cllib.experiments import grid, run, vary
 from cllib.learners.heads import METHODS, LearnerConfig
 from cllib.models.classic import ClassicConfig
 from cllib.models.memory_head import MemoryHeadConfig, MemoryHeadLayer
 from cllib.streams import Stream, plane_stream
-from cllib.training import run
 
 # Measured for the released layers, one thread: 2.6-4.6 ms per online sample; the middle of its usual range 3-4 ms.
 RELEASED_MS = 3.5

@@ -23,7 +23,7 @@ class Vanilla:
     def __init__(self, head: Head, optimiser: SGD | Adam, loss: str = "xent") -> None:
         self.head, self.optimiser = head, optimiser
         self.gradient = GRADIENTS[loss]
-        self.runs = len(head.seeds)
+        self.runs, self.seed = len(head.seeds), head.seeds[0]
         self.t = 0  # samples seen
 
     def begin(self, experience: Experience) -> None:
@@ -53,6 +53,10 @@ class Vanilla:
     def sizes(self) -> dict[str, int]:
         """Floats kept by one run, by part."""
         return self.head.sizes()
+
+    def bytes(self) -> dict[str, int]:
+        """The same in bytes, four a float."""
+        return {name: 4 * size for name, size in self.sizes().items()}
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """All that learning changed: head, optimiser, position."""

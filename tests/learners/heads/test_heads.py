@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from cllib.errors import UserError
-from cllib.experiments import vary
+from cllib.experiments import run, vary
 from cllib.learners.agem import project
 from cllib.learners.heads import METHODS, LearnerConfig, build
 from cllib.memory import DROPPED
 from cllib.models.classic import ClassicConfig, ClassicHead, Ensemble
 from cllib.models.memory_head import MemoryHeadConfig
 from cllib.streams import plane_stream, thinned
-from cllib.training import run, train
+from cllib.training import Online, train
 
 STREAM = thinned(plane_stream("modes-cdi"), 20)  # a few dozen samples, eight steps
 MLP = LearnerConfig(ClassicConfig("mlp", hidden=5), step_size=0.1, buffer_size=6, replay_size=3, gdumb_epochs=2)
@@ -309,7 +309,13 @@ def test_train_reports_what_happened() -> None:
     order = [torch.arange(len(e)).unsqueeze(0) for e in STREAM.experiences]
     seen = []
     outcome = train(
-        learner, STREAM, order, track_every=15, track_norms=True, progress=True, watch=lambda t, _: seen.append(t)
+        learner,
+        STREAM,
+        Online(STREAM, order, 2),
+        track_every=15,
+        track_norms=True,
+        progress=True,
+        watch=lambda t, _: seen.append(t),
     )
     assert outcome.test.shape == (2, 8, 8) and outcome.validation.shape == (2, 8, 4)
     assert outcome.online.shape == (2, 4) and outcome.samples.tolist() == [15, 30, 45, len(STREAM)]
