@@ -117,6 +117,11 @@ class Keeper:
         elapsed = time.perf_counter() - self.begin
         return self.spent + self.last <= SHARE * elapsed and elapsed > 1
 
+    def tidy(self) -> None:
+        """Remove the checkpoint of a finished run, unless it is kept."""
+        if not self.keep:
+            self.path.unlink(missing_ok=True)
+
     def save(self, state: State) -> None:
         """Write the checkpoint, and note what it cost."""
         begin = time.perf_counter()

@@ -136,6 +136,7 @@ def execute(
                 stream, program.describe(), program.seeds, outcome, device, program.order, data, code, address
             )
             results.keep(made, folder)
+            keeper.tidy()
         return made
 
 

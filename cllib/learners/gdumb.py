@@ -18,25 +18,26 @@ from cllib.streams.base import Experience
 
 @dataclass(frozen=True)
 class GDumbSettings:
-    """buffer_size: samples stored; epochs, batch_size: of the training on them."""
+    """buffer_size: samples stored; memory_epochs, memory_batch: of the training on them."""
 
     buffer_size: int = 200
-    epochs: int = 30
-    batch_size: int = 32
+    memory_epochs: int = 30
+    memory_batch: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("buffer_size", "epochs", "batch_size"):
+        for name in ("buffer_size", "memory_epochs", "memory_batch"):
             within(name, getattr(self, name), 1)
 
 
 class GDumb(Naive):
-    """No step during the experience; then `epochs` over the store from the initial weights, at a constant step size.
+    """No step during the experience; then `memory_epochs` over the store from the initial weights.
 
-    The paper's learning-rate schedule and CutMix are left out: they are not what distinguishes the method.
+    The step size is constant: the paper's schedule and its CutMix are left out, they do not distinguish the method.
     """
 
     Settings = GDumbSettings
     off: ClassVar[Mapping[str, Any] | None] = None
+    waits: ClassVar[bool] = True
 
     def __init__(self, settings: Any, *parts: Any, **named: Any) -> None:
         super().__init__(settings, *parts, **named)
@@ -54,9 +55,9 @@ class GDumb(Naive):
         self.network.load_state_dict(self.initial)
         self.optimiser.load_state_dict(deepcopy(self.fresh))
         items = self.memory.all()
-        for _ in range(self.settings.epochs):
+        for _ in range(self.settings.memory_epochs):
             order = torch.randperm(len(items["y"]), generator=self.shuffles)
-            for index in order.to(items["y"].device).split(self.settings.batch_size):
+            for index in order.to(items["y"].device).split(self.settings.memory_batch):
                 super().observe(items["x"][index], items["y"][index])
 
     def parts(self) -> dict[str, list[Tensor]]:

@@ -37,12 +37,14 @@ class Naive:
     Attributes:
         off: settings under which the learner is `Naive`, bit for bit; None if there are none.
         joint: whether batches are drawn from all experiences so far.
+        waits: whether a step needs values on the CPU, so that a GPU is waited for.
         losses: the parts of the last step's loss.
     """
 
     Settings: ClassVar[type] = Nothing
     off: ClassVar[Mapping[str, Any] | None] = {}
     joint: ClassVar[bool] = False
+    waits: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class Naive:
     def parts(self) -> dict[str, list[Tensor]]:
         """The tensors that are carried from step to step, by part."""
         moments = [v for state in self.optimiser.state.values() for v in state.values() if isinstance(v, Tensor)]
-        return {"network": list(self.network.parameters()), "optimiser": moments}
+        return {"network": [*self.network.parameters(), *self.network.buffers()], "optimiser": moments}
 
     def sizes(self) -> dict[str, int]:
         """Numbers kept, by part."""

@@ -1,0 +1,417 @@
+"""What every learner promises, as checks that anybody can run on a learner of their own (cf. scikit-learn's
+`check_estimator`).
+
+    from cllib.contract import check_learner
+    check_learner(Recipe("mine"))     # raises ContractBroken with a sentence that says what is wrong, and where to look
+
+A check takes a configuration, `Recipe` or `LearnerConfig`, and trains it on a tiny stream.
+"""
+
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cllib.checkpoints import Keeper, State, digest, read, write
+from cllib.datasets.labelled import Labelled
+from cllib.errors import UserError
+from cllib.experiments import Config, Program
+from cllib.learners import LEARNERS
+from cllib.learners.heads import METHODS, LearnerConfig
+from cllib.models.classic import ClassicConfig
+from cllib.models.memory_head import MemoryHeadConfig
+from cllib.recipes import Recipe
+from cllib.streams.base import Stream, flattened, inputs
+from cllib.streams.scenarios import sequence, split
+from cllib.training import Learner, Outcome, train
+
+SEED = 7
+GENERATOR_BYTES = 5056  # of a CPU generator's state: no memory of samples
+ALLOWANCE = 1.05, 2048  # a learner's state may exceed the bytes it owns up to by this factor and so many bytes
+
+
+class ContractBroken(AssertionError):
+    """A learner does not keep a promise; the message says which, and what to do."""
+
+
+def require(kept: bool, sentence: str) -> None:
+    """Raise ContractBroken with the sentence unless the promise is kept."""
+    if not kept:
+        raise ContractBroken(sentence)
+
+
+# --- the stage ---
+
+
+def tiny_stream(scenario: str = "class") -> Stream:
+    """Three experiences of two classes, 24 samples each, [1, 4, 4]; the classes are blobs a learner can tell apart."""
+    draws = torch.Generator().manual_seed(0)
+    centres = torch.rand(6, 1, 4, 4, generator=draws)
+
+    def blobs(each: int) -> tuple[Tensor, Tensor]:
+        y = torch.arange(6).repeat(each)
+        return (centres[y] + 0.2 * torch.randn(len(y), 1, 4, 4, generator=draws)).clamp(0, 1), y
+
+    data = Labelled("blobs", *blobs(12), *blobs(5), names=tuple("abcdef"))
+    return sequence("tiny", split(data, 3), scenario)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A network with a part that must not learn: a linear layer and BatchNorm, frozen, then one that learns."""
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """x: `[B, *shape]` to logits `[B, classes]`."""
+        body = nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), 12), nn.ReLU())
+        return nn.Sequential(body.requires_grad_(False), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, classes))
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """A network with everything that has a state: BatchNorm and dropout."""
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """x: `[B, *shape]` to logits `[B, classes]`."""
+        first = nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.2))
+        return nn.Sequential(first, nn.Linear(12, classes))
+
+
+def candidates() -> dict[str, Config]:
+    """Every learner of the package, small, with momentum: what the contract is held against in the tests."""
+    small = {"buffer_size": 10, "replay_size": 4, "memory_epochs": 2, "fisher_samples": 8}
+    made: dict[str, Config] = {}
+    for name, kind in LEARNERS.items():
+        own = {f.name for f in fields(kind.Settings)}
+        settings = kind.Settings(**{k: v for k, v in small.items() if k in own})
+        made[name] = Recipe(name, settings, Noisy(), momentum=0.9, step_size=0.02, batch_size=5, epochs=2)
+    heads: dict[str, ClassicConfig | MemoryHeadConfig] = {
+        "mlp": ClassicConfig("mlp", 6),
+        "mh": MemoryHeadConfig(units=6, use_threshold=5, age_threshold=5),
+    }
+    for name, head in heads.items():
+        for method in METHODS:
+            made[f"{name} {method}"] = LearnerConfig(head, method, buffer_size=6, replay_size=3, gdumb_epochs=2)
+    return made
+
+
+class Stopped(Exception):
+    """The stand-in for a kill, where a real one would take too long."""
+
+
+class StopAt(Keeper):
+    """Saves once, at the n-th opportunity, and stops the run there."""
+
+    def __init__(self, path: Path, cut: int) -> None:
+        super().__init__(path, "contract")
+        self.left = cut
+
+    def due(self, step: int, border: bool = False) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+    def save(self, state: State) -> None:
+        super().save(state)
+        raise Stopped
+
+
+def trained(
+    config: Config, seed: int = SEED, stream: Stream | None = None, device: str = "cpu", **options: Any
+) -> tuple[Learner, Outcome]:
+    """The configuration's learner after the tiny stream, and what the loop measured."""
+    stream = tiny_stream() if stream is None else stream
+    stream = (flattened(stream) if isinstance(config, LearnerConfig) else stream).to(device)
+    learner, feed = Program((config,), (seed,)).start(stream, device)
+    return learner, train(learner, stream, feed, progress=False, **options)
+
+
+def shown(config: Config) -> Stream:
+    """The tiny stream in the form the learner takes."""
+    return flattened(tiny_stream()) if isinstance(config, LearnerConfig) else tiny_stream()
+
+
+def samples(config: Config) -> Tensor:
+    """Test samples, `[T, ...]`."""
+    return inputs(shown(config).tests[0].x)
+
+
+def before(config: Config, steps: int = 0) -> tuple[Learner, Iterator[tuple[Tensor, Tensor]]]:
+    """A learner in its first experience after so many steps, and the batches that come next."""
+    stream = shown(config)
+    learner, feed = Program((config,), (SEED,)).start(stream, "cpu")
+    learner.begin(stream.experiences[0])
+    batches = feed.batches(0)
+    for _ in range(steps):
+        learner.observe(*next(batches))
+    return learner, batches
+
+
+def state(learner: Learner) -> str:
+    """A digest of all that a learner says it is."""
+    return digest(learner.state_dict())
+
+
+# --- the promises ---
+
+
+def check_shapes(config: Config) -> None:
+    """`observe` and `predict` give one row of finite logits a sample, without a graph behind them."""
+    learner, batches = before(config)
+    x, y = next(batches)
+    tests = samples(config)
+    said = {
+        "observe": (learner.observe(x, y), y.shape),
+        "predict": (learner.predict(tests), (*y.shape[:-1], len(tests))),
+    }
+    for name, (logits, rows) in said.items():
+        require(isinstance(logits, Tensor), f"{name} returned {type(logits).__name__}: it must return logits, a tensor")
+        wanted = [*rows, tiny_stream().classes]
+        require(
+            list(logits.shape) == wanted, f"{name} returned {list(logits.shape)} where logits {wanted} were expected"
+        )
+        require(
+            not logits.requires_grad,
+            f"{name} returned logits with a graph: detach them, or memory grows with the steps",
+        )
+        require(bool(logits.isfinite().all()), f"{name} returned logits that are not finite numbers on harmless data")
+
+
+def check_seeds(config: Config) -> None:
+    """The same seed gives the same bits, another seed others."""
+    once, again, other = (trained(config, seed)[0] for seed in (SEED, SEED, SEED + 1))
+    require(
+        state(once) == state(again),
+        "two runs with one seed differ: draw from randomness.generator(seed, purpose), never from an unseeded source",
+    )
+    require(state(once) != state(other), "runs with different seeds are equal: the seed does not reach the learner")
+
+
+def check_ambient(config: Config) -> None:
+    """What other code draws does not matter."""
+    states = []
+    for ambient in (1, 2):
+        torch.manual_seed(ambient)
+        np.random.seed(ambient)
+        random.seed(ambient)
+        states.append(state(trained(config)[0]))
+    require(
+        states[0] == states[1],
+        "the result depends on generators that belong to nobody (random, numpy.random, torch's before training): "
+        "use randomness.generator(seed, purpose)",
+    )
+
+
+def check_state(config: Config) -> None:
+    """`state_dict` holds plain values and tensors of its own, and a loaded learner says the same."""
+    learner, batches = before(config, 3)
+    kept = learner.state_dict()
+    try:
+        sealed = digest(kept)
+    except TypeError as error:
+        raise ContractBroken(f"state_dict holds what a checkpoint cannot: {error}") from error
+    learner.observe(*next(batches))
+    require(
+        digest(kept) == sealed,
+        "a state_dict changed while the learner went on: return copies of the tensors (clone), not themselves",
+    )
+    other, _ = before(config)
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder) / "checkpoint.pt", kept, "contract")
+        other.load_state_dict(read(Path(folder) / "checkpoint.pt", "contract"))
+    require(state(other) == sealed, "load_state_dict followed by state_dict does not give the same state back")
+    other.observe(*next(batches))
+    require(
+        digest(kept) == sealed,
+        "training after load_state_dict changed the loaded state: copy what you take over (clone)",
+    )
+
+
+def check_resume(config: Config, cuts: tuple[int, ...] = (1, 4, 10, 11, 12, 21, 24, 32)) -> None:
+    """Stopped after any step or experience and started again, a run ends with the bits of one that was not."""
+    learner, wanted = trained(config)
+    for cut in cuts:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "checkpoint.pt"
+            with suppress(Stopped):
+                trained(config, keeper=StopAt(path, cut))
+            resumed, found = trained(config, keeper=Keeper(path, "contract", keep=False))
+        require(
+            state(resumed) == state(learner) and same(found, wanted),
+            f"stopped after step {cut} and resumed, the run ends elsewhere than without the stop: what later steps "
+            "depend on (generators, counters, memories, teachers, optimiser) must be in state_dict",
+        )
+
+
+def same(found: Outcome, wanted: Outcome) -> bool:
+    """Whether two runs measured the same, times aside."""
+    names = ("test", "validation", "confusion", "online", "samples", "curve", "steps", "scrambles", "diverged")
+    return all(np.array_equal(getattr(found, name), getattr(wanted, name)) for name in names)
+
+
+def check_memory(config: Config) -> None:
+    """A buffer holds no more than its size, and `bytes` owns up to all that is kept."""
+    learner, _ = trained(config)
+    size = getattr(getattr(config, "settings", config), "buffer_size", None)
+    parts: dict[str, list[Tensor]] = learner.parts() if hasattr(learner, "parts") else {}
+    for part in parts.get("buffer", []):
+        require(
+            size is None or len(part) <= size,
+            f"the buffer holds {len(part)} samples, buffer_size is {size}: the memory must be bounded",
+        )
+    held, told = sum(kept_bytes(learner.state_dict())), sum(learner.bytes().values())
+    require(
+        held <= ALLOWANCE[0] * told + ALLOWANCE[1],
+        f"state_dict holds {held} bytes, bytes() owns up to {told}: name every tensor that is kept in parts()",
+    )
+
+
+def kept_bytes(value: Any) -> Iterator[int]:
+    """Bytes of every tensor in a tree, generators aside."""
+    if isinstance(value, Tensor):
+        yield 0 if value.dtype == torch.uint8 and value.numel() % GENERATOR_BYTES == 0 else value.nbytes
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from kept_bytes(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from kept_bytes(item)
+
+
+def check_frozen(config: Config) -> None:
+    """What needs no gradient gets none, and keeps its bits."""
+    if isinstance(config, LearnerConfig):
+        return  # heads have no frozen part: it is the features
+    learner, _ = trained(replace(config, network=Stage(), weight_decay=0.01))
+    fresh, _ = before(replace(config, network=Stage()))
+    for (name, p), old in zip(frozen(learner), frozen(fresh), strict=True):
+        require(p.grad is None, f"frozen parameter {name} has a gradient: skip what does not require one")
+        require(torch.equal(p, old[1]), f"frozen parameter {name} changed: skip what does not require a gradient")
+
+
+def frozen(learner: Any) -> list[tuple[str, nn.Parameter]]:
+    """The parameters of the stage's frozen part."""
+    return [(name, p) for name, p in learner.network.named_parameters() if name.startswith("0.")]
+
+
+def check_off(config: Config) -> None:
+    """With its strength at nothing, a learner is plain training, bit for bit."""
+    if isinstance(config, LearnerConfig) or config.kind.off is None:
+        return
+    for scenario in ("class", "task"):
+        stream = tiny_stream(scenario)
+        off = replace(config, settings=replace(config.settings, **config.kind.off))
+        plain = replace(config, learner="naive", settings=None)
+        (mine, first), (naive, second) = (trained(c, stream=stream) for c in (off, plain))
+        equal = digest(mine.state_dict()["network"]) == digest(naive.state_dict()["network"])
+        require(
+            equal and same(first, second),
+            f"with {dict(config.kind.off)} the learner differs from naive training (scenario {scenario!r}): what is "
+            "switched off must neither draw from shared generators nor touch the gradient",
+        )
+
+
+def check_predict(config: Config) -> None:
+    """`predict` changes nothing, and says the same twice."""
+    learner, _ = before(config, 2)
+    x = samples(config)
+    copy, was, drawn, modes = x.clone(), state(learner), torch.get_rng_state(), training_modes(learner)
+    once, again = learner.predict(x), learner.predict(x)
+    require(torch.equal(once, again), "predict says something else the second time: use evaluation mode (no dropout)")
+    require(state(learner) == was, "predict changed the learner's state: BatchNorm in training mode, or a counter?")
+    require(torch.equal(torch.get_rng_state(), drawn), "predict drew from torch's global generator")
+    require(training_modes(learner) == modes, "predict left modules in another mode: restore train() or eval()")
+    require(torch.equal(x, copy), "predict changed the samples it was shown")
+
+
+def training_modes(learner: Any) -> list[bool]:
+    """Training or evaluation, of every module."""
+    return [module.training for module in learner.network.modules()] if hasattr(learner, "network") else []
+
+
+def check_batch(config: Config) -> None:
+    """`observe` leaves its batch alone, and keeps copies of it, no views."""
+    learner, batches = before(config, 1)
+    x, y = (part.clone() for part in next(batches))
+    copies = x.clone(), y.clone()
+    learner.observe(x, y)
+    require(torch.equal(x, copies[0]) and torch.equal(y, copies[1]), "observe changed the batch it was shown")
+    was = state(learner)
+    x.zero_()
+    y.zero_()
+    require(
+        state(learner) == was, "the learner keeps a view of its batch: store copies (clone, or index into a buffer)"
+    )
+
+
+def check_device(config: Config) -> None:
+    """Everything lives where the network lives; values are not fetched back step by step.
+
+    Shown on torch's "meta" device, which has shapes but no values: a tensor made on the CPU, or a value that is waited
+    for, cannot be mixed in. Learners that must see labels say so (`waits`).
+    """
+    if isinstance(config, LearnerConfig) or config.kind.waits:
+        return
+    stream = tiny_stream().to("meta")
+    learner, _ = Program((config,), (SEED,)).start(stream, "meta")
+    try:
+        for e in (0, 1):
+            learner.begin(stream.experiences[e])
+            for k in range(3):
+                index = torch.arange(5 * k, 5 * k + 5, device="meta")
+                learner.observe(stream.experiences[e].x[index], stream.experiences[e].y[index])
+            learner.finish(stream.experiences[e])
+        learner.predict(stream.tests[0].x)
+    except (RuntimeError, NotImplementedError) as error:
+        raise ContractBroken(
+            "the learner mixes devices or waits for values: make tensors with device=x.device, and keep .item(), "
+            f".tolist() and `if tensor` out of the steps ({str(error).splitlines()[0][:150]})"
+        ) from error
+
+
+def check_settings(config: Config) -> None:
+    """An impossible setting is refused at construction, by its name."""
+    settings: Any = config if isinstance(config, LearnerConfig) else config.settings
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, bool) or not isinstance(value, int | float | str | None):
+            continue
+        wrong: list[Any] = ["no such thing"] if isinstance(value, str) else [-1, float("nan"), "three"]
+        for bad in wrong:
+            try:
+                replace(settings, **{field.name: bad})
+            except UserError as error:
+                require(field.name in str(error), f"the refusal of {field.name} = {bad!r} does not name it: {error}")
+            else:
+                raise ContractBroken(f"{field.name} = {bad!r} is accepted: check settings in __post_init__")
+
+
+CHECKS: dict[str, Callable[[Config], None]] = {
+    "shapes": check_shapes,
+    "seeds": check_seeds,
+    "ambient": check_ambient,
+    "state": check_state,
+    "resume": check_resume,
+    "memory": check_memory,
+    "frozen": check_frozen,
+    "off": check_off,
+    "predict": check_predict,
+    "batch": check_batch,
+    "device": check_device,
+    "settings": check_settings,
+}
+
+
+def check_learner(config: Config) -> None:
+    """Hold a learner to all promises. Raises ContractBroken at the first that is not kept."""
+    for name, check in CHECKS.items():
+        try:
+            check(config)
+        except ContractBroken as broken:
+            raise ContractBroken(f"{name}: {broken}") from None
