@@ -41,8 +41,9 @@ test: $(READY) ## style, types, unit tests, every notebook and the site in the s
 	$(BIN)/mypy
 	CLLIB_PROFILE=smoke $(PYTHON) -m pytest --nbval-lax --nbval-current-env tests book
 
-bench: $(READY) ## measure the speed against the original programs
+bench: $(READY) ## measure the speed against the original programs and a bare loop
 	$(PYTHON) tests/benchmarks/bench_memory_head.py
+	$(PYTHON) tests/benchmarks/bench_loop.py
 
 lab: $(READY) ## open the chapters in JupyterLab
 	$(PYTHON) -m jupyter lab --LabApp.default_url=/lab/tree/book

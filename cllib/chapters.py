@@ -5,7 +5,6 @@ paper's scale.
 """
 
 import os
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -18,6 +17,7 @@ from cllib.errors import UserError, one_of, within
 from cllib.learners.heads import METHODS, LearnerConfig
 from cllib.models.classic import ClassicConfig
 from cllib.models.memory_head import MemoryHeadConfig, query
+from cllib.options import convert, fit
 from cllib.streams import IMAGE_STREAMS, PLANE_STREAMS
 
 PROFILES = ("smoke", "quick", "paper")
@@ -212,42 +212,7 @@ def parse(chapter: str, pairs: Mapping[str, str]) -> dict[str, Any]:
     return {name: convert(name, text, hints[name]) for name, text in pairs.items()}
 
 
-def convert(name: str, text: str, hint: Any) -> Any:
-    """`text` as the parameter's type: numbers, true / false, none, or a comma-separated list."""
-    if isinstance(hint, types.UnionType):
-        return None if text.lower() == "none" else convert(name, text, typing.get_args(hint)[0])
-    if typing.get_origin(hint) is tuple:
-        return tuple(convert(name, part.strip(), typing.get_args(hint)[0]) for part in text.split(",") if part.strip())
-    if hint is bool:
-        one_of(name, text.lower(), ("true", "false"))
-        return text.lower() == "true"
-    try:
-        return hint(text)
-    except ValueError:
-        raise UserError(f"{name} = {text!r}: must be {describe(hint)}") from None
-
-
 def checked(chapter: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Values given in Python, held against the parameter's type; lists become tuples, whole numbers floats."""
     hints = typing.get_type_hints(CHAPTERS[chapter])
     return {name: fit(name, value, hints[name]) for name, value in given.items()}
-
-
-def fit(name: str, value: Any, hint: Any) -> Any:
-    """`value` if it has the parameter's type, or can be read as it without loss; UserError otherwise."""
-    if isinstance(hint, types.UnionType):
-        hint = typing.get_args(hint)[0]
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple):
-            raise UserError(f"{name} = {value!r}: must be a list")
-        return tuple(fit(name, part, typing.get_args(hint)[0]) for part in value)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise UserError(f"{name} = {value!r}: must be {describe(hint)}")
-    return value
-
-
-def describe(hint: type) -> str:
-    """A type in a reader's words."""
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[hint]

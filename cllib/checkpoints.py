@@ -20,7 +20,7 @@ from cllib.datasets.files import write_atomic
 from cllib.errors import UserError, within
 
 FORMAT = 1
-SHARE = 0.01  # of a run's time that its checkpoints may take, where nothing else is asked for
+SHARE = 0.0075  # of a run's time that its checkpoints may take, where nothing else is asked for
 
 State = dict[str, Any]
 

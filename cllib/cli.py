@@ -1,14 +1,18 @@
-"""The command `cllib`: run chapters, build the site. Thin: what a command does is in `notebooks` and `site`."""
+"""The command `cllib`: thin; what a command does is in `notebooks`, `experiments`, `report` and `site`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import click
+import torch
 
-from cllib import chapters, notebooks, site
-from cllib.errors import UserError
+from cllib import chapters, notebooks, results, runs, site
+from cllib.datasets.files import write_atomic
+from cllib.errors import UserError, one_of
+from cllib.options import split
 
 FOLDER = click.Path(path_type=Path)
 Command = Callable[..., None]
@@ -73,24 +77,59 @@ def run(names: tuple[str, ...], every: bool, profile: str, pairs: tuple[str, ...
             click.echo(f"{name}: {profile} profile done in {perf_counter() - begin:.0f} s: {path}")
 
 
-def split(pairs: tuple[str, ...]) -> dict[str, str]:
-    """Return {name: value} of the 'name=value' texts; raises `UserError` for another form or a repeated name."""
-    values: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not (name and equals):
-            raise UserError(f"-p {pair}: write -p NAME=VALUE")
-        if name in values:
-            raise UserError(f"-p {pair}: {name} is given twice")
-        values[name] = value
-    return values
-
-
 def checked(name: str, profile: str, pairs: dict[str, str]) -> dict[str, object]:
     """Return the typed parameters of a chapter; raises `UserError` for what the chapter does not know or allow."""
     values = chapters.parse(name, pairs)
     chapters.settings(name, profile, **values)
     return values
+
+
+@main.command()
+@click.argument("learners", nargs=-1, metavar="LEARNER...")
+@click.option(
+    "-p", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting of stream, network, training, learner."
+)
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="How many.")
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="The first one.")
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
+@click.option("--checkpoint-every", type=click.IntRange(1), help="Steps; else as often as costs 1 % of the time.")
+@click.option("--tensorboard", type=FOLDER, help="Folder for TensorBoard event files.")
+@click.option("--store", type=FOLDER, help="Where runs are kept; else artifacts/runs.")
+def train(
+    learners: tuple[str, ...], pairs: tuple[str, ...], seeds: int, seed: int, store: Path | None, **options: Any
+) -> None:
+    """Train learners on a stream and print how they did.
+
+    A run that was stopped, however, goes on where it was; one that is finished is not run again.
+    """
+    from cllib import experiments, recipes, report
+    from cllib.learners import LEARNERS
+
+    with one_line():
+        if not learners:
+            raise UserError(f"name a learner; there are: {', '.join(LEARNERS)}")
+        config, made = recipes.parse(learners, split(pairs))
+        if options["device"] == "cuda" and not torch.cuda.is_available():
+            raise UserError("device = 'cuda': this machine has no GPU that torch can use")
+        stream = config.build()
+        found = experiments.compare("train", stream, made, range(seed, seed + seeds), store=store, **options)
+        click.echo(report.readable(report.runs_table(found)))
+
+
+@main.command("report")
+@option_profile
+@click.option("--store", type=FOLDER, help="Where runs are kept; else artifacts/runs.")
+@click.option("--csv", type=FOLDER, help="Also write the table of all runs, every column, to this file.")
+def print_report(profile: str, store: Path | None, csv: Path | None) -> None:
+    """Print all runs in one table, what each metric means, and the ledgers."""
+    from cllib import report
+
+    with one_line():
+        one_of("profile", profile, chapters.PROFILES)
+        made = results.all_kept(store or runs.store())
+        click.echo(report.whole(made, runs.artifacts() / profile / "records"))
+        if csv is not None:
+            write_atomic(csv, report.runs_table(made).to_csv(index=False).encode())
 
 
 @main.command("site")

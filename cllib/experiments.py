@@ -18,6 +18,7 @@ from cllib.recipes import Recipe
 from cllib.results import Record
 from cllib.streams.base import Stream, flattened, orders
 from cllib.training import Batches, Learner, Online, Outcome, train
+from cllib.watching import TensorBoard
 
 Config = LearnerConfig | Recipe
 # Of what `training.train` can be told, this changes what a record holds.
@@ -44,6 +45,14 @@ class Program:
     def describe(self) -> list[dict[str, Any]]:
         """Every configuration as plain values."""
         return [described(config) for config in self.configs]
+
+    def labels(self) -> list[str]:
+        """What the configurations are called where nobody names them."""
+        return [c.learner if isinstance(c, Recipe) else f"{type(c.head).__name__} {c.method}" for c in self.configs]
+
+    def name(self, stream: Stream) -> str:
+        """A folder name for people."""
+        return f"{stream.name}/{', '.join(self.labels()[:3])}, seeds {', '.join(map(str, self.seeds[:3]))}"
 
     def code(self) -> str:
         """Hash of the code it runs."""
@@ -112,12 +121,14 @@ def execute(
     store: Path,
     device: str = "cpu",
     checkpoint_every: int | None = None,
+    tensorboard: Path | None = None,
     **options: Any,
 ) -> list[Record]:
     """The records of a program, one a configuration, from the store where they are there; else by running it.
 
     A run that was stopped goes on from its last checkpoint. stream: on the device; data: its hash; checkpoint_every:
-    see `checkpoints.Keeper`; options: of `training.train`. Raises UserError for a damaged checkpoint or record.
+    see `checkpoints.Keeper`; tensorboard: folder for event files; options: of `training.train`. Raises UserError for a
+    damaged checkpoint or record.
     """
     options = {**program.defaults(), **options}
     setting = {name: options[name] for name in MATTERING if name in options}
@@ -130,11 +141,14 @@ def execute(
         if made is None:
             runs.describe(folder, {**parameters, "stream": stream.name, "data": data, "code": code, "device": kind})
             keeper = Keeper(folder / "checkpoint.pt", address, checkpoint_every, keep=program.recipe is not None)
+            if tensorboard is not None:
+                options["log"] = TensorBoard(Path(tensorboard) / program.name(stream) / address)
             learner, feed = program.start(stream, device)
             outcome = train(learner, stream, feed, keeper=keeper, **options)
             made = results.records(
                 stream, program.describe(), program.seeds, outcome, device, program.order, data, code, address
             )
+            made = [replace(r, label=label) for r, label in zip(made, program.labels(), strict=True)]
             results.keep(made, folder)
             keeper.tidy()
         return made
@@ -160,10 +174,10 @@ def compare(
     """
     if not learners or not seeds:
         raise UserError("nothing to run: give at least one learner and one seed")
-    stream, flat = stream.to(device), flattened(stream.to(device))
+    stream = stream.to(device)
     data, made = results.stream_hash(stream), dict[str, list[Record]]()
     for labels, program in programs(learners, seeds, order):
-        shown = flat if program.recipe is None else stream
+        shown = flattened(stream) if program.recipe is None else stream
         found = execute(program, shown, data, store or runs.store(), device, **options)
         for label, record in zip(labels, found, strict=True):
             named = replace(record, experiment=experiment, label=label, profile=profile)

@@ -94,6 +94,27 @@ METRICS: dict[str, Callable[[ArrayLike], Array]] = {
 }
 
 
+# --- from the curve: accuracy on every test set while training ---
+
+
+def minimum_accuracy(curve: ArrayLike, steps: ArrayLike, ends: ArrayLike) -> Array:
+    """min-ACC = mean_{j<z-1} min_{k > end of j} A[k, j]: how low each old test set ever fell (De Lange et al. 2023).
+
+    curve: A, `[..., K, J]`, test set j belonging to experience j, after `steps: [K]`; ends: of the experiences, `[E]`.
+    Returns `[...]`; not a number where no old test set was measured after its experience.
+    """
+    a, at, border = np.asarray(curve, dtype=np.float64), np.asarray(steps), np.asarray(ends)
+    lows = [a[..., at > border[j], j].min(-1) for j in range(len(border) - 1) if (at > border[j]).any()]
+    return np.mean(lows, axis=0) if lows else np.full(a.shape[:-2], np.nan)
+
+
+def worst_case_accuracy(r: ArrayLike, curve: ArrayLike, steps: ArrayLike, ends: ArrayLike) -> Array:
+    """WC-ACC = R[z-1, z-1] / z + (1 - 1/z) min-ACC (De Lange et al. 2023)."""
+    m = _matrix(r)
+    z = m.shape[-1]
+    return m[..., -1, -1] / z + (1 - 1 / z) * minimum_accuracy(curve, steps, ends)
+
+
 def half_width(std: float, n: int, level: float = 0.95) -> float:
     """Half of Student's t interval for a mean of n values with this sample standard deviation (infinite for n = 1)."""
     return float(stdtrit(n - 1, (1 + level) / 2) * std / np.sqrt(n)) if n > 1 else float("inf")

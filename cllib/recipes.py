@@ -1,6 +1,7 @@
 """What a run of a network is made of: a method, a network, an optimiser, and how the stream is shown."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -8,9 +9,11 @@ import torch
 from cllib.errors import UserError, one_of, within
 from cllib.learners import LEARNERS
 from cllib.learners.naive import Naive
-from cllib.models.networks import MLP
+from cllib.models.networks import MLP, NETWORKS
+from cllib.options import build, convert
 from cllib.randomness import seeded
 from cllib.streams.base import Stream
+from cllib.streams.scenarios import StreamConfig
 from cllib.training import Batches
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -76,3 +79,29 @@ class Recipe:
         """The recipe as plain values, with the names of the classes."""
         named = {"settings": self.settings, "network": self.network}
         return {**asdict(self), **{name: {"kind": type(part).__name__, **asdict(part)} for name, part in named.items()}}
+
+
+PLAIN = ("optimizer", "step_size", "momentum", "weight_decay", "batch_size", "epochs", "iterations")
+
+
+def parse(learners: tuple[str, ...], pairs: Mapping[str, str]) -> tuple[StreamConfig, dict[str, Recipe]]:
+    """A stream and a recipe a learner from the `name=text` pairs of a command line.
+
+    A pair sets the stream, the network, the training, or every named learner that has such a setting. Raises UserError
+    for an unknown learner or name, or an impossible value.
+    """
+    for learner in learners:
+        one_of("learner", learner, tuple(LEARNERS))
+    network = pairs.get("network", "mlp")
+    one_of("network", network, tuple(NETWORKS))
+    settings = {learner: LEARNERS[learner].Settings for learner in learners}
+    names = [f.name for kind in (StreamConfig, NETWORKS[network], *settings.values()) for f in fields(kind)]
+    allowed = dict.fromkeys((*names, *PLAIN, "network"))
+    for name in pairs:
+        if name not in allowed:
+            raise UserError(f"{name}: no such setting here; allowed are {', '.join(allowed)}")
+    hints = {f.name: f.type for f in fields(Recipe)}
+    plain = {name: convert(name, text, hints[name]) for name, text in pairs.items() if name in PLAIN}
+    built = build(NETWORKS[network], pairs)
+    recipes = {n: Recipe(n, build(kind, pairs), network=built, **plain) for n, kind in settings.items()}
+    return build(StreamConfig, pairs), recipes

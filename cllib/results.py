@@ -34,9 +34,9 @@ class Record:
     `[n][W]`. order: "published", or "own" where every run drew its sample order. data: hash of the arrays really
     used; whole, note: False for a part of the stream, and what its name does not say. confusion: at the end of the
     stream, `[n][C][C]`, rows true; curve: accuracy on an excerpt of every test set while training, `[n][K][J]`, after
-    `steps: [K]`; diverged: whether the last answers were no finite numbers; bytes: kept by one run, by part;
-    peak_memory: bytes the process held at most; energy: joules and how they were got; runs: addresses of what it was
-    made from; code: hash of the code that made it.
+    `steps: [K]`; ends: steps done at the end of each experience, `[E]`; diverged: whether the last answers were no
+    finite numbers; bytes: kept by one run, by part; peak_memory: bytes the process held at most; energy: joules and how
+    they were got; runs: addresses of what it was made from; code: hash of the code that made it.
     """
 
     experiment: str
@@ -65,6 +65,7 @@ class Record:
     confusion: list[list[list[int]]] = field(default_factory=list)
     curve: list[list[list[float]]] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
     diverged: list[bool] = field(default_factory=list)
     bytes: dict[str, int] = field(default_factory=dict)
     peak_memory: int = 0
@@ -174,6 +175,7 @@ def records(
             confusion=outcome.confusion[k * n : (k + 1) * n].tolist(),
             curve=cut(outcome.curve, k),
             steps=outcome.steps.tolist(),
+            ends=outcome.ends.tolist(),
             diverged=outcome.diverged[k * n : (k + 1) * n].tolist(),
             bytes=outcome.bytes,
             peak_memory=outcome.peak_memory,

@@ -210,10 +210,11 @@ class Outcome:
 
     test, validation: accuracy matrices `[R, E, J]`, `[R, E, J_val]`; confusion: at the end, `[R, C, C]`, rows true;
     online: accuracy on each sample before learning it, averaged over windows, `[R, W]`, ending at `samples: [W]`;
-    curve: accuracy on excerpts of the test sets, `[R, K, J]`, after `steps: [K]`; scrambles: keys replaced, `[R]` (0
-    for other heads); diverged: whether the last answers were no finite numbers, `[R]`; norms: size of every parameter
-    after each experience, `[R, E]` (empty unless asked for); seconds: wall clock; cpu_seconds: of the process;
-    peak_memory: bytes; sizes, bytes: numbers and bytes one run keeps, by part.
+    curve: accuracy on excerpts of the test sets, `[R, K, J]`, after `steps: [K]`; ends: steps done at the end of each
+    experience, `[E]`; scrambles: keys replaced, `[R]` (0 for other heads); diverged: whether the last answers were no
+    finite numbers, `[R]`; norms: size of every parameter after each experience, `[R, E]` (empty unless asked for);
+    seconds: wall clock; cpu_seconds: of the process; peak_memory: bytes; sizes, bytes: numbers and bytes one run keeps,
+    by part.
     """
 
     test: Array
@@ -223,6 +224,7 @@ class Outcome:
     samples: Array
     curve: Array
     steps: Array
+    ends: Array
     scrambles: Array
     diverged: Array
     norms: dict[str, Array]
@@ -315,7 +317,7 @@ def train(
     feed: Feed,
     track_every: int = 50,
     probe_every: int = 0,
-    probe_size: int = 1000,
+    probe_size: int = 400,
     eval_chunk: int = 10_000,
     track_norms: bool = False,
     watch: Watch | None = None,
@@ -325,10 +327,10 @@ def train(
 ) -> Outcome:
     """Run a learner over a stream as `feed` shows it; go on from the keeper's checkpoint where there is one.
 
-    track_every: samples a point of the online accuracy; probe_every: steps from one point of the test curve to the next
-    (0: none), on `probe_size` test samples; watch: called as `watch(steps, learner)` before the first and after every
-    step; log: called as `log(steps, scalars)` at every point of the curve and every border; progress: show a bar, None:
-    on a terminal only. Raises UserError for a checkpoint that cannot be used.
+    track_every: samples a point of the online accuracy; probe_every: steps from one point of the test curve to the
+    next (0: none; see `probed`), on about `probe_size` test samples; watch: called as `watch(steps, learner)` before
+    the first and after every step; log: called as `log(steps, scalars)` at every point of the curve and every border;
+    progress: show a bar, None: on a terminal only. Raises UserError for a checkpoint that cannot be used.
     """
     within("track_every", track_every, 1)
     within("probe_every", probe_every, 0)
@@ -347,6 +349,14 @@ def train(
 def hidden(progress: bool | None) -> bool | None:
     """What tqdm is told: None hides the bar where there is no terminal."""
     return None if progress is None else not progress
+
+
+EARLY = (1, 3, 9, 27)  # steps after a border at which the curve has points: there old knowledge is lost fastest
+
+
+def probed(step: int, every: int) -> bool:
+    """Whether the curve has a point after this step of an experience: at every so many-th, and `EARLY` on."""
+    return bool(every) and (step % every == 0 or (step < every and step in EARLY))
 
 
 class Loop:
@@ -409,7 +419,7 @@ class Loop:
             bar.update()
             if watch is not None:
                 watch(self.done, learner)
-            if self.probe_every and self.step % self.probe_every == 0:
+            if probed(self.step, self.probe_every):
                 self.probe()
             self.save_if_due()
 
@@ -482,6 +492,7 @@ class Loop:
             samples=samples,
             curve=history.stacked("curve", runs),
             steps=np.array(history.steps, dtype=np.float64),
+            ends=np.cumsum(self.steps),
             scrambles=scrambles(learner),
             diverged=np.broadcast_to(~history.finite.reshape(-1).numpy(), (runs,)),
             norms={name: np.stack([row[name] for row in sizes], 1) for name in (sizes[0] if sizes else ())},

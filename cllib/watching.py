@@ -1,6 +1,7 @@
 """Looking on while a learner learns: what is called after every step (`watch`) or at every point of a curve (`log`)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,3 +32,25 @@ class Snapshots:
             else:
                 own = learner.head.banks
                 self.keys[t] = bank.keys[:own].flatten(0, 1).cpu().numpy().copy()
+
+
+class TensorBoard:
+    """A `log` that writes TensorBoard event files; look with `tensorboard --logdir FOLDER`.
+
+    Args:
+        folder: of this run. A run that goes on after a stop writes another file there, and what the first one holds
+            from that step on is not shown.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.writer: Any = None
+
+    def __call__(self, step: int, scalars: Mapping[str, float]) -> None:
+        if self.writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and seldom wanted
+
+            self.writer = SummaryWriter(str(self.folder), purge_step=step)
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.datasets import make_blobs, make_moons
 from torch import Tensor
 
 CLASSES, DOMAINS = 4, 2
@@ -59,6 +58,8 @@ def gather(parts: list[tuple[np.ndarray, np.ndarray, int]]) -> Points:
 
 def modes() -> Points:
     """All 2000 points of MODES: eight Gaussian blobs, one per class and domain."""
+    from sklearn.datasets import make_blobs  # half a second, which most runs do without
+
     parts = []
     for c, count in enumerate(MODES_COUNTS):
         for d in range(DOMAINS):
@@ -70,6 +71,8 @@ def modes() -> Points:
 
 def moons() -> Points:
     """All 2000 points of MOONS: four pairs of crescents; classes (0, 1) and (2, 3), each pair in both domains."""
+    from sklearn.datasets import make_moons  # half a second, which most runs do without
+
     parts = []
     for pair, domains in enumerate(MOONS):
         a, b = MOONS_COUNTS[2 * pair] // 2, MOONS_COUNTS[2 * pair + 1] // 2
