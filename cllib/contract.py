@@ -155,7 +155,10 @@ def before(config: Config, steps: int = 0) -> tuple[Learner, Iterator[tuple[Tens
 
 def state(learner: Learner) -> str:
     """A digest of all that a learner says it is."""
-    return digest(learner.state_dict())
+    try:
+        return digest(learner.state_dict())
+    except TypeError as error:
+        raise ContractBroken(f"state_dict holds what a checkpoint cannot: {error}") from error
 
 
 # --- the promises ---
@@ -212,10 +215,7 @@ def check_state(config: Config) -> None:
     """`state_dict` holds plain values and tensors of its own, and a loaded learner says the same."""
     learner, batches = before(config, 3)
     kept = learner.state_dict()
-    try:
-        sealed = digest(kept)
-    except TypeError as error:
-        raise ContractBroken(f"state_dict holds what a checkpoint cannot: {error}") from error
+    sealed = state(learner)
     learner.observe(*next(batches))
     require(
         digest(kept) == sealed,
@@ -415,3 +415,5 @@ def check_learner(config: Config) -> None:
             check(config)
         except ContractBroken as broken:
             raise ContractBroken(f"{name}: {broken}") from None
+        except Exception as error:
+            raise ContractBroken(f"{name}: the learner raised {type(error).__name__}: {error}") from error

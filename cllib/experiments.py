@@ -18,7 +18,7 @@ from cllib.recipes import Recipe
 from cllib.results import Record
 from cllib.streams.base import Stream, flattened, orders
 from cllib.training import Batches, Learner, Online, Outcome, train
-from cllib.watching import TensorBoard
+from cllib.watching import TensorBoard, each
 
 Config = LearnerConfig | Recipe
 # Of what `training.train` can be told, this changes what a record holds.
@@ -142,7 +142,8 @@ def execute(
             runs.describe(folder, {**parameters, "stream": stream.name, "data": data, "code": code, "device": kind})
             keeper = Keeper(folder / "checkpoint.pt", address, checkpoint_every, keep=program.recipe is not None)
             if tensorboard is not None:
-                options["log"] = TensorBoard(Path(tensorboard) / program.name(stream) / address)
+                logs = [TensorBoard(Path(tensorboard) / program.name(stream) / address), options.get("log")]
+                options["log"] = each([log for log in logs if log is not None])
             learner, feed = program.start(stream, device)
             outcome = train(learner, stream, feed, keeper=keeper, **options)
             made = results.records(

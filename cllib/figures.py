@@ -6,6 +6,7 @@ Functions take data and return a matplotlib Figure, or HTML for what moves.
 import base64
 import hashlib
 import io
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-from IPython.display import HTML
+from IPython.display import HTML, display
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from cllib.errors import UserError
 from cllib.metrics import Array, interval
 from cllib.results import Record
 from cllib.streams import Stream
@@ -259,6 +261,111 @@ def online(records: Sequence[Record], stream: Stream) -> Figure:
         ax.axvline(end, color="0.6", linestyle=":", linewidth=1)
     ax.set(xlabel="samples seen", ylabel="accuracy before learning", ylim=(-0.02, 1.02))
     ax.legend(loc="lower right")
+    return figure
+
+
+@closed
+def stability(records: Sequence[Record]) -> Figure:
+    """Accuracy on each test set while training, a panel a record, mean and 95 % interval over seeds.
+
+    A dip right after a border that heals later is the stability gap (De Lange et al. 2023): tests at borders alone
+    never show it. Raises UserError for a record without a curve.
+    """
+    width = 4.2 * min(2, len(records))
+    rows = -(-len(records) // 2)
+    figure, axes = plt.subplots(
+        rows, min(2, len(records)), figsize=(width * 1.2, 2.6 * rows), squeeze=False, sharey=True
+    )
+    for ax, record in zip(axes.flat, records, strict=False):
+        curve = np.asarray(record.curve)  # [n, K, J]
+        if not curve.size:
+            raise UserError(f"{record.label}: no curve was measured; run it with probe_every above 0")
+        for j in range(curve.shape[-1]):
+            bands = np.array([interval(column) for column in curve[..., j].T])
+            half = np.nan_to_num(bands[:, 1], posinf=0)
+            colour = CLASS_COLOURS[j % len(CLASS_COLOURS)]
+            ax.plot(record.steps, bands[:, 0], color=colour, linewidth=1.2, label=f"test set {j}")
+            ax.fill_between(record.steps, bands[:, 0] - half, bands[:, 0] + half, color=colour, alpha=0.2, linewidth=0)
+        for end in record.ends[:-1]:
+            ax.axvline(end, color="0.6", linestyle=":", linewidth=1)
+        ax.set(title=f"{record.label} (n = {record.n})", xlabel="steps", ylim=(-0.02, 1.02))
+    for ax in axes[:, 0]:
+        ax.set_ylabel("test accuracy")
+    if np.shape(records[0].curve)[-1] <= 10:
+        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
+    for ax in axes.flat[len(records) :]:
+        ax.set_visible(False)
+    return figure
+
+
+@closed
+def confused(record: Record, names: Sequence[str] | None = None) -> Figure:
+    """What samples of each class (row) were taken for (column) at the end, as shares of the row, all seeds together."""
+    counts = np.sum(record.confusion, 0)  # [C, C]
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = 3 + 0.12 * len(shares)
+    figure, ax = plt.subplots(figsize=(side + 0.8, side))
+    labels = list(names) if names is not None and len(names) <= 20 else "auto"
+    sns.heatmap(shares, ax=ax, vmin=0, vmax=1, cmap="cividis", square=True, xticklabels=labels, yticklabels=labels)
+    ax.set(title=f"{record.label} (n = {record.n})", xlabel="answer", ylabel="class")
+    return figure
+
+
+class LiveCurves:
+    """A `log` for JupyterLab: the curves of a run, drawn again while it trains.
+
+    Args:
+        seconds: between two drawings, at least.
+    """
+
+    def __init__(self, seconds: float = 1.0) -> None:
+        self.seconds, self.drawn = seconds, 0.0
+        self.runs: list[dict[str, list[tuple[int, float]]]] = []
+        self.last = np.inf
+        self.handle: Any = None
+
+    def __call__(self, step: int, scalars: Mapping[str, float]) -> None:
+        if step < self.last:
+            self.runs.append({})  # the steps start over: another run
+        self.last = step
+        for name, value in scalars.items():
+            self.runs[-1].setdefault(name, []).append((step, value))
+        if time.monotonic() - self.drawn >= self.seconds:
+            self.show()
+
+    def show(self) -> None:
+        """Draw the present run, in place of what was drawn before."""
+        figure = self.figure()
+        if self.handle is None:
+            self.handle = display(figure, display_id=True)
+        else:
+            self.handle.update(figure)
+        self.drawn = time.monotonic()
+
+    @property
+    def present(self) -> dict[str, list[tuple[int, float]]]:
+        """Points of the present run, by name."""
+        return self.runs[-1] if self.runs else {}
+
+    def figure(self) -> Figure:
+        """Left the losses, right the test accuracy: each test set, and their mean."""
+        return live(self.present)
+
+
+@closed
+def live(points: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
+    """Curves by name, each a list of (step, value): accuracies on the right, everything else on the left."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8))
+    for name, values in points.items():
+        of_test = name.startswith("accuracy/")
+        ax = right if name.startswith("accuracy") else left
+        look = {"linewidth": 0.8, "alpha": 0.6} if of_test else {"linewidth": 1.8, "label": name}
+        ax.plot(*zip(*values, strict=True), **look, **({"color": "0.2"} if name == "accuracy" else {}))
+    left.set(xlabel="steps", ylabel="loss")
+    right.set(xlabel="steps", ylabel="test accuracy", ylim=(-0.02, 1.02))
+    for ax in (left, right):
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize="small")
     return figure
 
 

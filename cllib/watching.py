@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from cllib.training import Array
+from cllib.training import Array, Log
 
 
 class Snapshots:
@@ -32,6 +32,16 @@ class Snapshots:
             else:
                 own = learner.head.banks
                 self.keys[t] = bank.keys[:own].flatten(0, 1).cpu().numpy().copy()
+
+
+def each(logs: Sequence[Log]) -> Log:
+    """One log that tells several."""
+
+    def tell(step: int, scalars: Mapping[str, float]) -> None:
+        for log in logs:
+            log(step, scalars)
+
+    return tell
 
 
 class TensorBoard:

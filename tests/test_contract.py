@@ -1,9 +1,21 @@
 """Every learner keeps the contract; learners that do not are told why."""
 
-import pytest
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from cllib.contract import CHECKS, candidates
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cllib.contract import CHECKS, ContractBroken, candidates, check_learner
 from cllib.experiments import Config
+from cllib.learners import LEARNERS
+from cllib.learners.er import ER
+from cllib.learners.lwf import LwF
+from cllib.learners.naive import Losses, Naive
+from cllib.streams import Experience
 
 CANDIDATES = candidates()
 
@@ -12,3 +24,216 @@ CANDIDATES = candidates()
 @pytest.mark.parametrize("config", CANDIDATES.values(), ids=CANDIDATES)
 def test_learners_keep_the_contract(config: Config, check: str) -> None:
     CHECKS[check](config)
+
+
+# --- learners that break a promise, one each, and what they are told ---
+
+
+class Unseeded(Naive):
+    def correct(self) -> None:
+        for p in self.parameters():
+            p.grad += 1e-3 * torch.rand(p.shape, generator=torch.Generator().manual_seed(torch.seed() % 2**31))
+
+
+class Ambient(Naive):
+    def correct(self) -> None:
+        for p in self.parameters():
+            p.grad *= 1 + np.random.rand()
+
+
+class Deaf(Naive):
+    """Does not hear its seed, nor anything else."""
+
+    def begin(self, experience: Experience) -> None:
+        for p in self.parameters():
+            nn.init.constant_(p, 0.1)
+
+    def observe(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.predict(x)
+
+
+class SharesState(Naive):
+    def state_dict(self) -> dict[str, Any]:
+        return {"network": dict(self.network.state_dict()), "optimiser": self.optimiser.state_dict()}
+
+
+class KeepsObjects(Naive):
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "seen": {1, 2}}
+
+
+class ForgetsMomentum(Naive):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"network": super().state_dict()["network"]}
+
+
+class ForgetsGenerators(ER):
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        del state["memory"]["draws"], state["memory"]["picks"]
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        own = {"draws": self.memory.draws.get_state(), "picks": self.memory.picks.get_state()}
+        super().load_state_dict({**state, "memory": {**state["memory"], **own}})
+
+
+class Hoards(ER):
+    def remember(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
+        self.memory.size += len(y)
+        self.memory.items = {}
+        self.memory.seen = 0
+        self.hoard = torch.cat([*getattr(self, "hoard", []), *x])[:, None]
+        self.memory.add(x=self.hoard, y=self.hoard[:, 0, 0, 0].long())
+
+
+class Hides(Naive):
+    def __init__(self, *parts: Any, **named: Any) -> None:
+        super().__init__(*parts, **named)
+        self.extra = torch.zeros(2000)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "extra": self.extra.clone()}
+
+
+class Thaws(Naive):
+    def correct(self) -> None:
+        with torch.no_grad():
+            for p in self.network.parameters():
+                p *= 0.999
+
+
+class NeverOff(LwF):
+    def correct(self) -> None:
+        self.network[-1].bias.grad += 1e-3
+
+
+class NeverOffDraws(LwF):
+    """Switched off, it still draws from the generator that dropout uses."""
+
+    def correct(self) -> None:
+        torch.rand(1)
+
+
+class PredictsInTrainingMode(Naive):
+    def predict(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.network(x)
+
+
+class PredictsAndLeavesEval(Naive):
+    def predict(self, x: Tensor) -> Tensor:
+        self.network.eval()
+        with torch.no_grad():
+            return self.network(x)
+
+
+class PredictsAndCounts(Naive):
+    asked = 0
+
+    def predict(self, x: Tensor) -> Tensor:
+        self.asked += 1
+        return super().predict(x)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "asked": self.asked}
+
+
+class SpoilsBatch(Naive):
+    def observe(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().observe(x.mul_(2), y)
+
+
+class KeepsViews(Naive):
+    last = torch.empty(0)
+
+    def remember(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
+        self.last = x
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "last": self.last.clone()}
+
+
+class Probabilities(Naive):
+    def predict(self, x: Tensor) -> Tensor:
+        return super().predict(x)[:, :2]
+
+
+class KeepsGraph(Naive):
+    def observe(self, x: Tensor, y: Tensor) -> Tensor:
+        super().observe(x, y)
+        return self.network(x)
+
+
+class OnCPU(Naive):
+    def objective(self, x: Tensor, y: Tensor) -> tuple[Tensor, Losses]:
+        logits, losses = super().objective(x, y)
+        return logits, {"loss": losses["loss"] + (logits * torch.ones(logits.shape)).mean() * 0}
+
+
+class Waits(Naive):
+    def objective(self, x: Tensor, y: Tensor) -> tuple[Tensor, Losses]:
+        logits, losses = super().objective(x, y)
+        return logits, losses if losses["loss"].item() < 1e9 else {}
+
+
+@dataclass(frozen=True)
+class Unchecked:
+    strength: float = 1.0
+
+
+class Gullible(Naive):
+    Settings = Unchecked
+    off = None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "check", "sentence"),
+    [
+        (Unseeded, "seeds", "two runs with one seed differ: draw from randomness.generator"),
+        (Deaf, "seeds", "the seed does not reach the learner"),
+        (Ambient, "ambient", "generators that belong to nobody"),
+        (SharesState, "state", "return copies of the tensors"),
+        (KeepsObjects, "state", "set in a state"),
+        (ForgetsMomentum, "resume", "must be in state_dict"),
+        (ForgetsGenerators, "resume", "must be in state_dict"),
+        (Hoards, "memory", "buffer_size is 10: the memory must be bounded"),
+        (Hides, "memory", "name every tensor that is kept"),
+        (Thaws, "frozen", "frozen parameter 0.1.weight changed"),
+        (NeverOff, "off", "differs from naive training"),
+        (NeverOffDraws, "off", "must neither draw from shared generators"),
+        (PredictsInTrainingMode, "predict", "use evaluation mode"),
+        (PredictsAndLeavesEval, "predict", "restore train"),
+        (PredictsAndCounts, "predict", "changed the learner's state"),
+        (SpoilsBatch, "batch", "observe changed the batch"),
+        (KeepsViews, "batch", "keeps a view of its batch"),
+        (Probabilities, "shapes", r"predict returned \[10, 2\] where logits \[10, 6\]"),
+        (KeepsGraph, "shapes", "with a graph"),
+        (OnCPU, "device", "mixes devices or waits"),
+        (Waits, "device", "mixes devices or waits"),
+        (Gullible, "settings", "strength = -1 is accepted"),
+    ],
+)
+def test_a_wrong_learner_is_told_what_is_wrong(
+    wrong: type[Naive], check: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LEARNERS, "wrong", wrong)
+    like = CANDIDATES["er"] if issubclass(wrong, ER) else CANDIDATES["naive"]
+    settings = like.settings if issubclass(wrong, ER) else wrong.Settings()
+    config = replace(like, learner="wrong", settings=settings)
+    with pytest.raises(ContractBroken, match=sentence):
+        CHECKS[check](config)
+    with pytest.raises(ContractBroken):
+        check_learner(config)
+
+
+def test_a_learner_joins_by_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine(Naive):
+        """Plain training under another name."""
+
+    monkeypatch.setitem(LEARNERS, "mine", Mine)
+    assert "mine" in candidates()
+    check_learner(candidates()["mine"])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cllib.metrics import METRICS, half_width, interval
+from cllib.metrics import METRICS, half_width, interval, minimum_accuracy, worst_case_accuracy
 
 HAND = [[1, 0.5], [0.2, 1]]
 # Task 0 improves at the third step; task 1 ends above all its earlier values. Zeros where nothing was tested.
@@ -56,3 +56,15 @@ def test_interval_is_students_t() -> None:
     assert mean == pytest.approx(0.2) and half == pytest.approx(4.302653 * 0.1 / 3**0.5)
     assert interval([0.4]) == (0.4, float("inf")) and half_width(0.1, 1) == float("inf")
     assert half_width(0.1, 3) == pytest.approx(half)
+
+
+def test_minimum_and_worst_case_accuracy_by_hand() -> None:
+    # Test set 0 falls to .2 inside experience 1 and heals to .8: the matrix never shows it.
+    steps, ends = [5, 10, 12, 20, 22, 30], [10, 20, 30]
+    curve = np.array([[0.5, 0, 0], [0.9, 0, 0], [0.2, 0.4, 0], [0.8, 0.9, 0], [0.6, 0.5, 0.3], [0.7, 0.7, 0.9]])
+    matrix = [[0.9, 0, 0], [0.8, 0.9, 0], [0.7, 0.7, 0.9]]
+    assert minimum_accuracy(curve, steps, ends) == pytest.approx((0.2 + 0.5) / 2)
+    assert worst_case_accuracy(matrix, curve, steps, ends) == pytest.approx(0.9 / 3 + 2 / 3 * 0.35)
+    both = minimum_accuracy(np.stack([curve, curve / 2]), steps, ends)
+    assert both == pytest.approx([0.35, 0.175])
+    assert np.isnan(minimum_accuracy(curve[:2], steps[:2], ends))

@@ -1,0 +1,118 @@
+"""Labelled images: what is refused, which samples of a class are kept, and what resizing does to a picture."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cllib.datasets.labelled import Labelled, first, nth_of_class, resized, subset
+from cllib.errors import UserError
+
+LABELS = st.lists(st.integers(0, 3), min_size=1, max_size=40)
+
+
+def labelled(train_y: list[int], test_y: list[int], classes: int = 4) -> Labelled:
+    """Images [N, 1, 2, 3] that are all their position (train) or 100 plus it (test)."""
+    train, test = (torch.arange(len(y)).view(-1, 1, 1, 1).expand(-1, 1, 2, 3) for y in (train_y, test_y))
+    names = tuple("abcdefgh"[:classes])
+    return Labelled("letters", train, torch.tensor(train_y), test + 100, torch.tensor(test_y), names)
+
+
+def positions(x: Tensor) -> list[int]:
+    return x[:, 0, 0, 0].tolist()
+
+
+def test_classes_are_counted_by_name_and_shape_is_one_image() -> None:
+    data = labelled([0, 1], [2])
+    assert data.classes == 4 and data.shape == (1, 2, 3)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize(("label", "shown"), [(4, "0 .. 4"), (-1, "-1 .. 0")])
+def test_labels_that_are_no_classes_are_refused(part: str, label: int, shown: str) -> None:
+    data = labelled([0, 0, 1], [0, 0, 1])
+    y = torch.tensor([0, label, 0])
+    with pytest.raises(UserError) as caught:
+        replace(data, **{f"{part}_y": y})
+    assert str(caught.value) == f"letters: {part} labels {shown}; there are 4 classes"
+    assert replace(data, **{f"{part}_y": y.clamp(0, 3)}).classes == 4  # the last class and the first are classes
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize(("images", "labels"), [(0, 0), (3, 2), (2, 3)])
+def test_images_and_labels_must_pair_and_be_some(part: str, images: int, labels: int) -> None:
+    x, y = torch.zeros(images, 1, 2, 3), torch.zeros(labels, dtype=torch.long)
+    with pytest.raises(UserError, match=rf"letters: {images} {part} images with {labels} labels"):
+        replace(labelled([0, 1], [0, 1]), **{f"{part}_x": x, f"{part}_y": y})
+
+
+@given(LABELS)
+@settings(max_examples=50, deadline=None)
+def test_nth_of_class_counts_those_before(labels: list[int]) -> None:
+    expected = [labels[:row].count(label) for row, label in enumerate(labels)]
+    assert nth_of_class(torch.tensor(labels), 4).tolist() == expected
+
+
+@given(LABELS, st.none() | st.integers(0, 12))
+@settings(max_examples=50, deadline=None)
+def test_first_keeps_so_many_of_each_class_or_all(labels: list[int], count: int | None) -> None:
+    expected = [count is None or labels[:row].count(label) < count for row, label in enumerate(labels)]
+    assert first(torch.tensor(labels), 4, count).tolist() == expected
+
+
+@given(LABELS, LABELS, st.none() | st.integers(1, 12), st.none() | st.integers(1, 12))
+@settings(max_examples=50, deadline=None)
+def test_a_subset_is_the_first_of_each_class_in_order(
+    train_y: list[int], test_y: list[int], train: int | None, test: int | None
+) -> None:
+    data = labelled(train_y, test_y)
+    few = subset(data, train, test)
+    kept = [row for row, y in enumerate(train_y) if train is None or train_y[:row].count(y) < train]
+    kept_test = [row for row, y in enumerate(test_y) if test is None or test_y[:row].count(y) < test]
+    assert positions(few.train_x) == kept and positions(few.test_x) == [100 + row for row in kept_test]
+    assert few.train_y.tolist() == [train_y[row] for row in kept]
+    assert few.test_y.tolist() == [test_y[row] for row in kept_test]
+    assert few.names == data.names and few.name == data.name
+
+
+def test_resizing_to_half_averages_and_rounds() -> None:
+    """Four squares of one grey each: antialiased, the pixels away from the borders are those greys."""
+    greys = torch.tensor([[0, 255], [101, 30]], dtype=torch.uint8)
+    x = greys.repeat_interleave(8, 0).repeat_interleave(8, 1)[None, None]  # [1, 1, 16, 16]
+    checks = torch.tensor([[10, 13], [13, 11]], dtype=torch.uint8).repeat(8, 8)[None, None]  # 11.75 on average
+    data = replace(labelled([0], [0]), train_x=x, test_x=checks)
+    small = resized(data, 8)
+    assert small.train_x.dtype == small.test_x.dtype == torch.uint8 and small.shape == (1, 8, 8)
+    assert small.train_x[0, 0, 1::5, 1::5].tolist() == greys.tolist()
+    assert (small.test_x[0, 0, 2:6, 2:6] == 12).all()
+    assert small.names == data.names and small.train_y.tolist() == [0]
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_any_size_becomes_square_and_one_grey_stays(height: int, width: int, side: int) -> None:
+    data = replace(
+        labelled([0, 1], [2]),
+        train_x=torch.full((2, 3, height, width), 200, dtype=torch.uint8),
+        test_x=torch.full((1, 3, height, width), 7, dtype=torch.uint8),
+    )
+    small = resized(data, side)
+    assert small.train_x.shape == (2, 3, side, side) and small.test_x.shape == (1, 3, side, side)
+    assert (small.train_x == 200).all() and (small.test_x == 7).all()
+
+
+def test_floats_are_not_rounded_and_what_fits_is_left_alone() -> None:
+    x = torch.tensor([0.0, 0.5, 0.25, 0.75]).view(1, 1, 2, 2)
+    data = replace(labelled([0], [0]), train_x=x, test_x=1 - x)
+    assert resized(data, 2) is data
+    small = resized(data, 1)
+    assert small.train_x.item() == pytest.approx(0.375) and small.test_x.item() == pytest.approx(0.625)
+
+
+@pytest.mark.parametrize("side", [0, -3])
+def test_an_impossible_side_is_named(side: int) -> None:
+    with pytest.raises(UserError, match=f"image_size = {side}: must be a number at least 1"):
+        resized(labelled([0], [0]), side)

@@ -1,0 +1,376 @@
+"""Learners of networks: each does what its equations say, against a plain computation."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cllib.contract import tiny_stream
+from cllib.errors import UserError
+from cllib.learners import LEARNERS
+from cllib.learners.cwr import consolidate
+from cllib.learners.ewc import FISHERS, fisher
+from cllib.learners.lwf import distillation
+from cllib.learners.naive import Naive
+from cllib.models.networks import CNN, MLP
+from cllib.randomness import generator
+from cllib.recipes import Recipe
+from cllib.training import train
+
+STREAM = tiny_stream()
+RATE = 0.1
+
+
+def made(learner: str, scenario: str = "class", **settings: Any) -> Any:
+    stream = tiny_stream(scenario)
+    recipe = Recipe(learner, LEARNERS[learner].Settings(**settings), MLP((7,)), step_size=RATE, batch_size=4)
+    found = recipe.build(stream, 1)
+    found.begin(stream.experiences[0])
+    return found
+
+
+def batch(e: int, k: int, count: int = 4) -> tuple[Tensor, Tensor]:
+    experience = STREAM.experiences[e]
+    return experience.x[k * count : (k + 1) * count], experience.y[k * count : (k + 1) * count]
+
+
+def weights(learner: Naive) -> list[Tensor]:
+    return [p.detach().clone() for p in learner.network.parameters()]
+
+
+def gradients(learner: Naive, loss: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, list(learner.network.parameters()))
+
+
+def assert_step(learner: Naive, before: list[Tensor], direction: Any) -> None:
+    """The parameters moved by -rate * direction."""
+    for old, new, g in zip(before, weights(learner), direction, strict=True):
+        torch.testing.assert_close(new, old - RATE * g, atol=1e-6, rtol=1e-5)
+
+
+def test_naive_is_a_torch_loop() -> None:
+    learner = made("naive")
+    x, y = batch(0, 0)
+    before, wanted = weights(learner), gradients(learner, F.cross_entropy(learner.network(x), y))
+    said = learner.network(x).detach()
+    assert torch.equal(learner.observe(x, y), said)
+    assert_step(learner, before, wanted)
+
+
+def test_told_experiences_leave_other_logits_out() -> None:
+    learner = made("naive", "task")
+    x, y = batch(0, 0)
+    wanted = gradients(learner, F.cross_entropy(learner.network(x)[:, :2], y))
+    before = weights(learner)
+    learner.observe(x, y)
+    assert_step(learner, before, wanted)
+
+
+def stored(learner: Any) -> dict[str, Tensor]:
+    """What the learner's next draw will be, without drawing."""
+    state = learner.memory.picks.get_state()
+    found = learner.memory.draw(learner.settings.replay_size)
+    learner.memory.picks.set_state(state.clone())
+    return found
+
+
+def test_er_averages_over_new_and_replayed_samples() -> None:
+    learner = made("er", buffer_size=6, replay_size=3)
+    learner.observe(*batch(0, 0))
+    (x, y), items, before = batch(0, 1), stored(learner), weights(learner)
+    both, labels = torch.cat([x, items["x"]]), torch.cat([y, items["y"]])
+    wanted = gradients(learner, F.cross_entropy(learner.network(both), labels))
+    learner.observe(x, y)
+    assert_step(learner, before, wanted)
+
+
+@pytest.mark.parametrize(("name", "alpha", "beta"), [("der", 0.7, 0.0), ("der++", 0.7, 0.4), ("der++", 0.0, 0.4)])
+def test_der_holds_stored_logits_and_a_second_draw(name: str, alpha: float, beta: float) -> None:
+    learner = made(name, buffer_size=6, replay_size=3, alpha=alpha, beta=beta)
+    first_logits = learner.observe(*batch(0, 0))
+    assert torch.equal(learner.memory.all()["logits"], first_logits), "logits before the step are what is stored"
+    (x, y), before, state = batch(0, 1), weights(learner), learner.memory.picks.get_state()
+    loss = F.cross_entropy(learner.network(x), y)
+    if alpha:
+        one = learner.memory.draw(3)
+        loss = loss + alpha * (learner.network(one["x"]) - one["logits"]).square().mean()
+    if beta:
+        two = learner.memory.draw(3)
+        loss = loss + beta * F.cross_entropy(learner.network(two["x"]), two["y"])
+    learner.memory.picks.set_state(state.clone())
+    wanted = gradients(learner, loss)
+    learner.observe(x, y)
+    assert_step(learner, before, wanted)
+
+
+def test_agem_projects_when_it_would_climb_and_only_then() -> None:
+    projected = 0
+    for k in range(1, 6):
+        learner = made("agem", buffer_size=8, replay_size=4)
+        learner.observe(*batch(0, 0))
+        (x, y), items, before = batch(k % 3, k), stored(learner), weights(learner)
+        g = torch.cat([p.flatten() for p in gradients(learner, F.cross_entropy(learner.network(x), y))])
+        loss = F.cross_entropy(learner.network(items["x"]), items["y"])
+        r = torch.cat([p.flatten() for p in gradients(learner, loss)])
+        projected += int(g @ r < 0)
+        g = g - min(float(g @ r), 0.0) / float(r @ r) * r
+        learner.observe(x, y)
+        moved = torch.cat([(a - b).flatten() for a, b in zip(before, weights(learner), strict=True)])
+        torch.testing.assert_close(moved, RATE * g, atol=1e-6, rtol=1e-4)
+    assert 0 < projected < 5, "both cases must have been met"
+
+
+def test_mir_replays_what_the_step_would_hurt_most() -> None:
+    learner = made("mir", buffer_size=12, replay_size=2, pool=6)
+    for k in range(3):
+        learner.observe(*batch(0, k))
+    (x, y), items, before = batch(1, 0), learner.memory.all(), weights(learner)
+    old = F.cross_entropy(learner.network(items["x"]), items["y"], reduction="none").detach()
+    step = gradients(learner, F.cross_entropy(learner.network(x), y))
+    with torch.no_grad():
+        for p, g in zip(learner.network.parameters(), step, strict=True):
+            p -= RATE * g
+        new = F.cross_entropy(learner.network(items["x"]), items["y"], reduction="none")
+        for p, b in zip(learner.network.parameters(), before, strict=True):
+            p.copy_(b)
+    worst = (new - old).topk(2).indices
+    both, labels = torch.cat([x, items["x"][worst]]), torch.cat([y, items["y"][worst]])
+    wanted = gradients(learner, F.cross_entropy(learner.network(both), labels))
+    learner.observe(x, y)
+    assert_step(learner, before, wanted)
+
+
+def test_mir_with_a_pool_of_one_is_er() -> None:
+    final = []
+    for learner in (made("mir", buffer_size=8, replay_size=3, pool=1), made("er", buffer_size=8, replay_size=3)):
+        for k in range(5):
+            learner.observe(*batch(0, k))
+        final.append(weights(learner))
+    for a, b in zip(*final, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gdumb_starts_over_from_the_initial_weights() -> None:
+    learner = made("gdumb", buffer_size=8, memory_epochs=1, memory_batch=8)
+    start = weights(learner)
+    for k in range(4):
+        learner.observe(*batch(0, k))
+    assert all(torch.equal(a, b) for a, b in zip(start, weights(learner), strict=True)), "no step while samples come"
+    for _ in range(2):  # the second end of an experience gives the same as the first
+        learner.finish(STREAM.experiences[0])
+        items = learner.memory.all()
+        first = weights(learner)
+    reference = made("naive")
+    wanted = gradients(reference, F.cross_entropy(reference.network(items["x"]), items["y"]))
+    for old, new, g in zip(start, first, wanted, strict=True):
+        torch.testing.assert_close(new, old - RATE * g, atol=1e-6, rtol=1e-4)
+
+
+def reference_fisher(network: nn.Module, x: Tensor, y: Tensor, variant: str) -> list[Tensor]:
+    """Sample by sample, with plain autograd."""
+    parameters = list(network.parameters())
+    total = [torch.zeros_like(p) for p in parameters]
+    if variant == "batched":
+        g = torch.autograd.grad(F.cross_entropy(network(x), y), parameters)
+        return [part.square() for part in g]
+    for sample, label in zip(x, y, strict=True):
+        log_p = torch.log_softmax(network(sample[None])[0], -1)
+        for c in range(len(log_p)) if variant == "exact" else [int(label)]:
+            g = torch.autograd.grad(log_p[c], parameters, retain_graph=True)
+            weight = float(log_p[c].detach().exp()) if variant == "exact" else 1.0
+            total = [t + weight * part.square() for t, part in zip(total, g, strict=True)]
+    return [t / len(y) for t in total]
+
+
+@pytest.mark.parametrize("variant", ["exact", "empirical", "batched"])
+def test_fisher_information_equals_sample_by_sample_autograd(variant: str) -> None:
+    learner, (x, y) = made("naive"), batch(0, 0, 10)
+    found = fisher(learner.network, x, y, None, variant, generator(0, "fisher"))
+    for a, b in zip(found, reference_fisher(learner.network, x, y, variant), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-4)
+
+
+def test_sampled_fisher_is_the_exact_one_on_average() -> None:
+    learner, (x, y) = made("naive"), batch(0, 0, 10)
+    many = x.repeat(400, 1, 1, 1), y.repeat(400)
+    sampled = fisher(learner.network, *many, None, "sampled", generator(0, "fisher"))
+    exact = fisher(learner.network, x, y, None, "exact", generator(0, "fisher"))
+    a, b = (torch.cat([part.flatten() for part in parts]) for parts in (sampled, exact))
+    assert abs(float(a.sum() / b.sum()) - 1) < 0.05, "the trace over 4000 draws, whose relative error is about 2 %"
+    assert float(torch.corrcoef(torch.stack([a, b]))[0, 1]) > 0.98
+
+
+def test_fisher_of_a_told_experience_counts_its_own_classes_only() -> None:
+    learner, (x, y) = made("naive", "task"), batch(0, 0, 6)
+    found = fisher(learner.network, x, y, learner.rivals, "exact", generator(0, "fisher"))
+    head = found[-1]  # bias of the classifier
+    assert (head[:2] > 0).all() and (head[2:] == 0).all()
+
+
+@pytest.mark.parametrize("decay", [None, 0.5])
+def test_ewc_pulls_back_to_every_anchor(decay: float | None) -> None:
+    learner = made("ewc", strength=3.0, fisher="empirical", fisher_samples=24, decay=decay)
+    anchors = []
+    for e in (0, 1):
+        for k in range(3):
+            learner.observe(*batch(e, k))
+        learner.finish(STREAM.experiences[e])
+        x, y = STREAM.experiences[e].x, STREAM.experiences[e].y
+        anchors.append((reference_fisher(learner.network, x, y, "empirical"), weights(learner)))
+    if decay is not None:
+        merged = [decay * a + b for a, b in zip(anchors[0][0], anchors[1][0], strict=True)]
+        anchors = [(merged, anchors[1][1])]
+    assert len(learner.anchors) == len(anchors)
+    (x, y), before = batch(2, 0), weights(learner)
+    with torch.no_grad():
+        for p in learner.network.parameters():
+            p += 0.01 * torch.randn(p.shape, generator=generator(1, "shift"))
+    before, loss = weights(learner), F.cross_entropy(learner.network(x), y)
+    for information, anchor in anchors:
+        for p, f, a in zip(learner.network.parameters(), information, anchor, strict=True):
+            loss = loss + 3.0 / 2 * (f * (p - a).square()).sum()
+    wanted = gradients(learner, loss)
+    learner.observe(x, y)
+    assert_step(learner, before, wanted)
+
+
+@pytest.mark.parametrize("path", ["full", "batch"])
+def test_si_follows_the_loss_along_the_path(path: str) -> None:
+    learner = made("si", strength=2.0, damping=0.05, path=path)
+    start = weights(learner)
+    omega = [torch.zeros_like(p) for p in start]
+    for e in (0, 1):
+        w, anchor = [torch.zeros_like(p) for p in start], weights(learner)
+        for k in range(3):
+            (x, y), before = batch(e, k), weights(learner)
+            own = F.cross_entropy(learner.network(x), y)
+            parameters = list(learner.network.parameters())
+            penalty = sum((o * (p - a).square()).sum() for o, p, a in zip(omega, parameters, anchor, strict=True))
+            full = gradients(learner, own + 2.0 * penalty) if e else gradients(learner, own)
+            followed = full if path == "full" else gradients(learner, F.cross_entropy(learner.network(x), y))
+            learner.observe(x, y)
+            assert_step(learner, before, full)
+            moved = [new - old for new, old in zip(weights(learner), before, strict=True)]
+            w = [total - g * d for total, g, d in zip(w, followed, moved, strict=True)]
+        learner.finish(STREAM.experiences[e])
+        shifts = [new - old for new, old in zip(weights(learner), anchor, strict=True)]
+        omega = [o + t.clamp(min=0) / (d**2 + 0.05) for o, t, d in zip(omega, w, shifts, strict=True)]
+        for found, wanted in zip(learner.importance, omega, strict=True):
+            torch.testing.assert_close(found, wanted, atol=1e-7, rtol=1e-4)
+
+
+def test_distillation_is_zero_where_teacher_and_student_agree() -> None:
+    logits = torch.randn(5, 3, generator=generator(0, "x"))
+    assert float(distillation(logits, logits + 7, 2.0)) == pytest.approx(0, abs=1e-6)
+    taught = torch.randn(5, 3, generator=generator(1, "x"))
+    p, q = (torch.softmax(o / 2, -1) for o in (taught, logits))
+    assert float(distillation(logits, taught, 2.0)) == pytest.approx(
+        4 * float((p * (p / q).log()).sum(1).mean()), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize(("scenario", "blocks"), [("class", [[0, 1, 2, 3]]), ("task", [[0, 1], [2, 3]])])
+def test_lwf_is_taught_old_classes_by_the_last_network(scenario: str, blocks: list[list[int]]) -> None:
+    learner, stream = made("lwf", scenario, strength=0.8, temperature=3.0), tiny_stream(scenario)
+    for e in (0, 1):
+        for k in range(3):
+            learner.observe(*batch(e, k))
+        learner.finish(stream.experiences[e])
+    assert learner.blocks == blocks
+    learner.observe(*batch(2, 0))
+    (x, y), before = batch(2, 1), weights(learner)
+    logits, taught = learner.network(x), learner.teacher(x).detach()
+    loss = F.cross_entropy(logits, y) if scenario == "class" else F.cross_entropy(logits[:, 4:6], y - 4)
+    parts = [distillation(logits[:, b], taught[:, b], 3.0) for b in blocks]
+    wanted = gradients(learner, loss + 0.8 * sum(parts) / len(parts))
+    learner.observe(x, y)
+    assert_step(learner, before, wanted)
+
+
+def test_cwr_consolidation() -> None:
+    trained, now = torch.tensor([[1.0, 3.0], [5.0, 7.0], [9.0, 9.0]]), torch.tensor([1.0, 2.0, 0.0])
+    first = consolidate(torch.zeros(3, 2), trained, torch.zeros(3), now)
+    assert torch.equal(first, torch.tensor([[-3.0, -1.0], [1.0, 3.0], [0.0, 0.0]])), "W - mu for new classes, exactly"
+    assert float(first[:2].sum()) == 0
+    again = consolidate(first, trained, torch.tensor([4.0, 2.0, 0.0]), torch.tensor([1.0, 2.0, 0.0]))
+    w = trained[:2] - 4
+    torch.testing.assert_close(again[0], (2 * first[0] + w[0]) / 3)  # past 4, now 1: a = 2
+    torch.testing.assert_close(again[1], (first[1] + w[1]) / 2)  # past = now: the mean
+    assert torch.equal(again[2], first[2]), "classes that were not seen keep their rows"
+
+
+def test_cwr_starts_from_kept_rows_and_tests_with_all() -> None:
+    learner = made("cwr*")
+    body = weights(learner)[0]
+    assert (learner._rows() == 0).all(), "new classes start at 0"
+    for e in (0, 1):
+        learner.begin(STREAM.experiences[e])
+        own = list(STREAM.experiences[e].classes)
+        for k in range(3):
+            learner.observe(*batch(e, k))
+        if e:
+            assert torch.equal(weights(learner)[0], body), "the body is frozen after the first experience"
+        learner.finish(STREAM.experiences[e])
+        body = weights(learner)[0]
+        assert (learner.kept[own] != 0).any(1).all()
+        assert torch.equal(learner._rows(), learner.kept)
+    assert (learner.kept[4:] == 0).all(), "classes never seen have rows of 0"
+    learner.begin(STREAM.experiences[2])
+    assert (learner._rows() == 0).all(), "rows of other classes are put away"
+
+
+def test_joint_is_shown_everything_so_far() -> None:
+    recipe = Recipe("joint", network=MLP((7,)), batch_size=4, epochs=2)
+    seen = [{int(y) for _, labels in recipe.feed(STREAM, 1).batches(e) for y in labels} for e in range(3)]
+    assert [len(labels) for labels in seen] == [2, 4, 6]
+    assert [recipe.feed(STREAM, 1).steps(e) for e in range(3)] == [
+        replace(recipe, learner="naive").feed(STREAM, 1).steps(e) for e in range(3)
+    ]
+    learner = recipe.build(STREAM, 1)
+    train(learner, STREAM, recipe.feed(STREAM, 1), progress=False)
+    assert learner.bytes()["data"] == sum(e.x.nbytes + e.y.nbytes for e in STREAM.experiences)
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("scenario", ["class", "task", "domain"])
+def test_every_learner_runs_in_every_scenario(learner: str, scenario: str) -> None:
+    stream, recipe = tiny_stream(scenario), Recipe(learner, network=CNN((4, 6)), batch_size=8)
+    outcome = train(recipe.build(stream, 0), stream, recipe.feed(stream, 0), progress=False, probe_every=2)
+    assert outcome.test.shape == (1, 3, 3) and outcome.confusion.sum() == sum(len(t) for t in stream.tests)
+    assert not outcome.diverged.any()
+
+
+def test_variants_are_named() -> None:
+    assert FISHERS == ("exact", "sampled", "empirical", "batched")
+    with pytest.raises(UserError, match=r"fisher = 'diagonal': allowed are exact"):
+        LEARNERS["ewc"].Settings(fisher="diagonal")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"learner": "icarl"}, "learner = 'icarl': allowed are naive, joint, er"),
+        ({"optimizer": "lion"}, "optimizer = 'lion': allowed are sgd"),
+        ({"optimizer": "adam", "momentum": 0.9}, "only optimizer = 'sgd' takes one"),
+        ({"step_size": -1}, "step_size = -1"),
+        ({"momentum": 1.5}, "momentum = 1.5"),
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"iterations": 0}, "iterations = 0"),
+        ({"settings": LEARNERS["er"].Settings()}, "learner = 'naive' takes Nothing"),
+    ],
+)
+def test_impossible_recipes_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Recipe(**wrong)
+
+
+def test_networks_refuse_what_they_cannot_take() -> None:
+    with pytest.raises(UserError, match="takes images"):
+        CNN().build((5,), 2)
+    with pytest.raises(UserError, match="channels is empty"):
+        CNN(())
+    with pytest.raises(UserError, match="no linear layer"):
+        LEARNERS["cwr*"](LEARNERS["cwr*"].Settings(), nn.Conv2d(1, 2, 3), None, 0)
