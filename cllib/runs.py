@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from cllib.checkpoints import clean
 from cllib.datasets.files import writable_folder, write_atomic
+from cllib.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = ("torch", "numpy", "scikit-learn", "timm")
@@ -61,17 +62,31 @@ def code_hash(*parts: Any) -> str:
     """16 hex digits of the code that classes, functions or modules are made of, and all of their package they import.
 
     Comments, docstrings and layout do not count; nor do a package's `__init__`, which only lists, and other packages,
-    which `address` counts by version.
+    which `address` counts by version. Of a class written in a notebook, its own source and those of its bases count.
+    Raises UserError for one whose source cannot be read.
     """
     names, loose = set(), []
-    for part in parts:
-        module = inspect.getmodule(part)
-        if module is None or module.__name__ == "__main__":
-            loose.append(plain_code(inspect.getsource(part)))  # written in a notebook
-        else:
+    for part in (base for whole in parts for base in own_bases(whole)):
+        module = part if inspect.ismodule(part) else inspect.getmodule(part)
+        if module is not None and module.__name__ != "__main__":
             names.add(module.__name__)
+            continue
+        try:
+            loose.append(plain_code(inspect.getsource(part)))
+        except (OSError, TypeError) as error:
+            raise UserError(
+                f"{part.__name__}: its source cannot be read, so its runs cannot be kept; put it in a file"
+            ) from error
     sources = [*sorted(loose), *(f"{name}\n{code_in(name)[0]}" for name in sorted(closure(names)))]
     return hashlib.sha256("\n".join(sources).encode()).hexdigest()[:16]
+
+
+def own_bases(part: Any) -> list[Any]:
+    """A class and those of its bases that are of this package or its own; anything else as it is."""
+    if not inspect.isclass(part):
+        return [part]
+    own = {__name__.split(".")[0], part.__module__.split(".")[0]}
+    return [base for base in part.__mro__ if base.__module__.split(".")[0] in own]
 
 
 def closure(names: Iterable[str]) -> set[str]:

@@ -10,6 +10,8 @@ from types import ModuleType
 import pytest
 
 from cllib import runs
+from cllib.errors import UserError
+from cllib.learners.naive import Naive
 from cllib.runs import address, claimed, closure, code_hash, code_in, plain_code
 
 PARAMETERS = {"learner": "er", "seed": 1}
@@ -75,6 +77,27 @@ def test_learners_do_not_share_their_fate() -> None:
     assert {"cllib.memory", "cllib.randomness", "cllib.learners.naive", "cllib.streams.base"} <= found
     assert not found & {"cllib.learners.ewc", "cllib.learners.heads.mir", "cllib.figures", "cllib.results", "cllib.cli"}
     assert "cllib.learners.ewc" in closure(["cllib.learners.si"])
+
+
+def test_a_class_from_a_notebook_counts_with_its_bases(monkeypatch: pytest.MonkeyPatch) -> None:
+    Mine = type("Mine", (Naive,), {"__module__": "__main__"})
+    sources = {Mine: "class Mine(Naive): x = 1"}
+    monkeypatch.setattr(runs.inspect, "getsource", lambda part: sources[part])
+    monkeypatch.setattr(runs.inspect, "getmodule", lambda part: sys.modules[part.__module__])
+    first = code_hash(Mine)
+    sources[Mine] = "class Mine(Naive): x = 2"
+    assert code_hash(Mine) != first
+    assert [base.__name__ for base in runs.own_bases(Mine)] == ["Mine", "Naive"]
+
+
+def test_code_that_cannot_be_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(part: object) -> str:
+        raise OSError("source code not available")
+
+    monkeypatch.setattr(runs.inspect, "getsource", unreadable)
+    monkeypatch.setattr(runs.inspect, "getmodule", lambda part: sys.modules.get(part.__module__))
+    with pytest.raises(UserError, match="Mine: its source cannot be read"):
+        code_hash(type("Mine", (Naive,), {"__module__": "__main__"}))
 
 
 def test_docstrings_and_comments_are_not_code() -> None:

@@ -1,4 +1,4 @@
-"""CIFAR-100 in torchvision's layout: a miniature with its own checksums, and the real one where it is at hand."""
+"""CIFAR-10 and -100 in torchvision's layout: miniatures with their own checksums, and real ones where at hand."""
 
 import os
 import pickle
@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torchvision.datasets import CIFAR100
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from cllib.datasets import cifar
 from cllib.datasets.files import checksum
@@ -128,6 +129,62 @@ def test_a_download_with_another_content_is_refused(fake: Path, online: None, mo
     monkeypatch.setattr(CIFAR100, "train_list", [["train", "0" * 32]])
     with pytest.raises(UserError, match="cifar-100-python/train: damaged file"):
         cifar.by_classes("cifar100", fake, download=True)
+
+
+def test_images_and_labels_come_in_file_order(fake: Path) -> None:
+    data = cifar.load("cifar100", fake)
+    assert data.name == "cifar100" and data.names == ("ant", "bee", "cat") and data.shape == (3, 32, 32)
+    for part, x, y in (("train", data.train_x, data.train_y), ("test", data.test_x, data.test_y)):
+        raw = pickle.loads((fake / "cifar-100-python" / part).read_bytes())
+        assert y.tolist() == raw["fine_labels"] and y.dtype == torch.int64
+        assert torch.equal(x, torch.from_numpy(raw["data"]).view(-1, 3, 32, 32)) and x.is_contiguous()
+
+
+@pytest.fixture
+def ten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """A miniature CIFAR-10 of noise, 4 images a batch, and what its files hold."""
+    folder, draws, md5 = tmp_path / "cifar-10-batches-py", np.random.default_rng(0), {}
+    folder.mkdir()
+    raw: dict[str, dict[str, Any]] = {}
+    for name, _ in [*CIFAR10.train_list, *CIFAR10.test_list]:
+        data = draws.integers(0, 256, (4, 3072), dtype=np.uint8)
+        raw[name] = {"data": data, "labels": draws.integers(0, 3, 4).tolist()}
+    for name, content in {**raw, "batches.meta": {"label_names": ["ant", "bee", "cat"]}}.items():
+        (folder / name).write_bytes(pickle.dumps(content))
+        md5[name] = checksum(folder / name)
+    for part in ("train_list", "test_list"):
+        monkeypatch.setattr(CIFAR10, part, [[name, md5[name]] for name, _ in getattr(CIFAR10, part)])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5["batches.meta"]})
+    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    monkeypatch.setenv("no_proxy", "*")
+    return tmp_path, raw
+
+
+def test_cifar10_is_its_batches_in_order(ten: tuple[Path, dict[str, dict[str, Any]]]) -> None:
+    root, raw = ten
+    data = cifar.load("cifar10", root, download=True)  # nothing to download
+    assert data.name == "cifar10" and data.names == ("ant", "bee", "cat")
+    batches = [raw[f"data_batch_{k}"] for k in range(1, 6)]
+    for x, y, parts in ((data.train_x, data.train_y, batches), (data.test_x, data.test_y, [raw["test_batch"]])):
+        assert x.dtype == torch.uint8 and y.dtype == torch.int64
+        assert torch.equal(x, torch.from_numpy(np.concatenate([part["data"] for part in parts])).view(-1, 3, 32, 32))
+        assert y.tolist() == [label for part in parts for label in part["labels"]]
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "data_batch_3", "data_batch_5", "test_batch", "batches.meta"])
+@pytest.mark.parametrize("damage", ["flipped", "missing"])
+def test_a_damaged_file_of_cifar10_is_named(
+    ten: tuple[Path, dict[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch, name: str, damage: str
+) -> None:
+    path = ten[0] / "cifar-10-batches-py" / name
+    expected = checksum(path)
+    flip(path) if damage == "flipped" else path.unlink()
+    monkeypatch.setattr(pickle, "load", lambda *_, **__: pytest.fail("a damaged file was read"))
+    with pytest.raises(UserError) as caught:
+        cifar.load("cifar10", ten[0])
+    assert str(caught.value).startswith(f"{path}: ") and expected in str(caught.value)
+    with pytest.raises(UserError, match=r"cifar-10-python.tar.gz could not be downloaded"):
+        cifar.load("cifar10", ten[0], download=True)
 
 
 @pytest.mark.skipif("CLLIB_CIFAR100" not in os.environ, reason="CLLIB_CIFAR100 names no folder with the real CIFAR-100")
