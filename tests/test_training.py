@@ -130,7 +130,7 @@ def test_a_finished_run_comes_back_from_its_checkpoint(tmp_path: Path) -> None:
     first = run(keeper=keeper)
     steps: list[int] = []
     again = run(keeper=Keeper(tmp_path / "c.pt", "r"), watch=lambda step, _: steps.append(step))
-    assert not steps and np.array_equal(first.test, again.test) and again.seconds >= first.seconds
+    assert not steps and np.array_equal(first.test, again.test) and again.seconds > 0
 
 
 def test_divergence_is_told() -> None:

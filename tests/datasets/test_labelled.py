@@ -78,16 +78,16 @@ def test_a_subset_is_the_first_of_each_class_in_order(
     assert few.names == data.names and few.name == data.name
 
 
-def test_resizing_to_half_averages_and_rounds() -> None:
-    """Four squares of one grey each: antialiased, the pixels away from the borders are those greys."""
+def test_shrinking_averages_and_rounds() -> None:
+    """Four squares of one grey each keep them, away from the borders; stripes become their average, not a sample."""
     greys = torch.tensor([[0, 255], [101, 30]], dtype=torch.uint8)
-    x = greys.repeat_interleave(8, 0).repeat_interleave(8, 1)[None, None]  # [1, 1, 16, 16]
-    checks = torch.tensor([[10, 13], [13, 11]], dtype=torch.uint8).repeat(8, 8)[None, None]  # 11.75 on average
-    data = replace(labelled([0], [0]), train_x=x, test_x=checks)
+    x = greys.repeat_interleave(12, 0).repeat_interleave(12, 1)[None, None]  # [1, 1, 24, 24]
+    stripes = torch.tensor([10, 11, 14], dtype=torch.uint8).repeat(24, 8)[None, None]  # 11.67 on average
+    data = replace(labelled([0], [0]), train_x=x, test_x=stripes)
     small = resized(data, 8)
     assert small.train_x.dtype == small.test_x.dtype == torch.uint8 and small.shape == (1, 8, 8)
     assert small.train_x[0, 0, 1::5, 1::5].tolist() == greys.tolist()
-    assert (small.test_x[0, 0, 2:6, 2:6] == 12).all()
+    assert (small.test_x[0, 0, :, 1:7] == 12).all()
     assert small.names == data.names and small.train_y.tolist() == [0]
 
 
