@@ -60,5 +60,5 @@ pair: $(READY) ## write each chapter's .ipynb from its .py
 lock: | .venv/bin/uv ## resolve .requirements.lock from pyproject.toml (ARGS=--upgrade for newer versions)
 	$(BIN)/uv pip compile --quiet --universal --extra test --python-version 3.11 $(ARGS) pyproject.toml -o .requirements.lock
 
-clean: ## remove the site, the executed chapters and the caches (.venv and downloads stay)
+clean: ## remove the site, executed chapters, kept runs and caches (.venv and downloads stay)
 	rm -rf _build artifacts .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cllib.datasets.files import write_atomic
-from cllib.errors import UserError, within
+from cllib.errors import UserError, whole
 
 FORMAT = 1
 SHARE = 0.0075  # of a run's time that its checkpoints may take, where nothing else is asked for
@@ -102,7 +102,7 @@ class Keeper:
 
     def __init__(self, path: Path, run: str, every: int | None = None, keep: bool = True) -> None:
         if every is not None:
-            within("checkpoint_every", every, 1)
+            whole("checkpoint_every", every, 1)
         self.path, self.run, self.every, self.keep = path, run, every, keep
         self.begin, self.spent, self.last = time.perf_counter(), 0.0, 0.0
 

@@ -19,3 +19,10 @@ def within(name: str, value: float, low: float, high: float = float("inf")) -> N
     if not number or not low <= value <= high:
         limit = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
         raise UserError(f"{name} = {value!r}: must be a number {limit}")
+
+
+def whole(name: str, value: int, low: int, high: int | None = None) -> None:
+    """Raise `UserError` unless `value` is a whole number and `low <= value <= high`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
+        limit = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise UserError(f"{name} = {value!r}: must be a whole number {limit}")

@@ -10,7 +10,7 @@ import torch
 
 from cllib import results, runs, training
 from cllib.checkpoints import Keeper
-from cllib.errors import UserError
+from cllib.errors import UserError, one_of, whole
 from cllib.learners.heads import LearnerConfig, build
 from cllib.models.memory_head import PER_RUN, MemoryHeadConfig
 from cllib.randomness import generator
@@ -175,6 +175,11 @@ def compare(
     """
     if not learners or not seeds:
         raise UserError("nothing to run: give at least one learner and one seed")
+    one_of("order", order, ("published", "own"))
+    for seed in seeds:
+        whole("seeds", seed, 0)
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds = {list(seeds)}: each may be given once")
     stream = stream.to(device)
     data, made = results.stream_hash(stream), dict[str, list[Record]]()
     for labels, program in programs(learners, seeds, order):

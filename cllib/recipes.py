@@ -1,12 +1,12 @@
 """What a run of a network is made of: a method, a network, an optimiser, and how the stream is shown."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
 
-from cllib.errors import UserError, one_of, within
+from cllib.errors import UserError, one_of, whole, within
 from cllib.learners import LEARNERS
 from cllib.learners.naive import Naive
 from cllib.models.networks import MLP, NETWORKS
@@ -53,9 +53,13 @@ class Recipe:
         if self.momentum and self.optimizer != "sgd":
             raise UserError(f"momentum = {self.momentum!r}: only optimizer = 'sgd' takes one")
         for name in ("batch_size", "epochs"):
-            within(name, getattr(self, name), 1)
+            whole(name, getattr(self, name), 1)
         if self.iterations is not None:
-            within("iterations", self.iterations, 1)
+            whole("iterations", self.iterations, 1)
+        if not is_dataclass(self.network) or not hasattr(self.network, "build"):
+            raise UserError(
+                f"network = {self.network!r}: must be a dataclass with build(shape, classes), such as MLP()"
+            )
 
     @property
     def kind(self) -> type[Naive]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cllib.checkpoints import Keeper
-from cllib.errors import within
+from cllib.errors import whole
 from cllib.randomness import generator, global_state, seeded, set_global_state
 from cllib.streams.base import Experience, Stream, inputs
 
@@ -71,10 +71,10 @@ class Batches:
         iterations: int | None = None,
         joint: bool = False,
     ) -> None:
-        within("batch_size", batch_size, 1)
-        within("epochs", epochs, 1)
+        whole("batch_size", batch_size, 1)
+        whole("epochs", epochs, 1)
         if iterations is not None:
-            within("iterations", iterations, 1)
+            whole("iterations", iterations, 1)
         self.stream, self.seed, self.batch_size = stream, seed, batch_size
         self.epochs, self.iterations, self.joint = epochs, iterations, joint
 
@@ -332,10 +332,10 @@ def train(
     the first and after every step; log: called as `log(steps, scalars)` at every point of the curve and every border;
     progress: show a bar, None: on a terminal only. Raises UserError for a checkpoint that cannot be used.
     """
-    within("track_every", track_every, 1)
-    within("probe_every", probe_every, 0)
-    within("probe_size", probe_size, 1)
-    within("eval_chunk", eval_chunk, 1)
+    whole("track_every", track_every, 1)
+    whole("probe_every", probe_every, 0)
+    whole("probe_size", probe_size, 1)
+    whole("eval_chunk", eval_chunk, 1)
     loop = Loop(learner, stream, feed, History(track_every), keeper, watch, log)
     loop.set_exams(eval_chunk, probe_every, probe_size)
     loop.track_norms = track_norms

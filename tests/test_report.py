@@ -46,7 +46,7 @@ def test_the_same_command_finds_its_runs_again(tmp_path: Path) -> None:
         (["icarl"], "learner = 'icarl': allowed are naive"),
         (["er", "-p", "bufer_size=3"], "bufer_size: no such setting here; allowed are kind"),
         (["naive", "-p", "buffer_size=3"], "buffer_size: no such setting here"),
-        (["er", "-p", "buffer_size=0"], "buffer_size = 0: must be a number at least 1"),
+        (["er", "-p", "buffer_size=0"], "buffer_size = 0: must be a whole number at least 1"),
         (["er", "-p", "buffer_size=few"], "buffer_size = 'few': must be a whole number"),
         (["er", "-p", "epochs=0"], "epochs = 0"),
         (["er", "-p", "scenario=open"], "scenario = 'open': allowed are class, task, domain"),

@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from cllib.datasets.labelled import Labelled
-from cllib.errors import UserError, within
+from cllib.errors import UserError, whole, within
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 TEST_NAMES = ("test", "val")
@@ -22,7 +22,7 @@ def load(root: str | Path, image_size: int = 32, test_share: float = 0.2) -> Lab
     `test_share` of every class, by name, is its test part. Classes are sorted by name. Raises `UserError` naming the
     folder or image that cannot be used.
     """
-    within("image_size", image_size, 1)
+    whole("image_size", image_size, 1)
     within("test_share", test_share, 0.01, 0.99)
     root = Path(root)
     if not root.is_dir():

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cllib.errors import UserError, within
+from cllib.errors import UserError, whole
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Labelled:
 
 def resized(data: Labelled, side: int) -> Labelled:
     """All images at `side` x `side` pixels (bilinear, antialiased), uint8 again where they were."""
-    within("image_size", side, 1)
+    whole("image_size", side, 1)
     if data.shape[1:] == (side, side):
         return data
     return replace(data, train_x=_resize(data.train_x, side), test_x=_resize(data.test_x, side))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cllib.errors import within
+from cllib.errors import whole
 from cllib.learners.naive import Losses, Naive
 from cllib.memory import Reservoir
 
@@ -20,8 +20,8 @@ class ReplaySettings:
     replay_size: int = 32
 
     def __post_init__(self) -> None:
-        within("buffer_size", self.buffer_size, 1)
-        within("replay_size", self.replay_size, 0)
+        whole("buffer_size", self.buffer_size, 1)
+        whole("replay_size", self.replay_size, 0)
 
 
 class ER(Naive):

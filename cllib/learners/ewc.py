@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from cllib.errors import one_of, within
+from cllib.errors import one_of, whole, within
 from cllib.learners.naive import Naive
 from cllib.models.networks import evaluating, logits_of, trainable
 from cllib.randomness import generator
@@ -40,7 +40,7 @@ class EWCSettings:
     def __post_init__(self) -> None:
         within("strength", self.strength, 0)
         one_of("fisher", self.fisher, FISHERS)
-        within("fisher_samples", self.fisher_samples, 1)
+        whole("fisher_samples", self.fisher_samples, 1)
         if self.decay is not None:
             within("decay", self.decay, 0, 1)
 

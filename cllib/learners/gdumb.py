@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cllib.errors import within
+from cllib.errors import whole
 from cllib.learners.naive import Naive
 from cllib.memory import Balanced
 from cllib.models.networks import logits_of
@@ -26,7 +26,7 @@ class GDumbSettings:
 
     def __post_init__(self) -> None:
         for name in ("buffer_size", "memory_epochs", "memory_batch"):
-            within(name, getattr(self, name), 1)
+            whole(name, getattr(self, name), 1)
 
 
 class GDumb(Naive):

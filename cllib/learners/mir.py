@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from cllib.errors import within
+from cllib.errors import whole
 from cllib.learners.er import ER, ReplaySettings
 from cllib.learners.naive import Losses, Naive
 from cllib.models.networks import evaluating, trainable
@@ -20,7 +20,7 @@ class MIRSettings(ReplaySettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        within("pool", self.pool, 1)
+        whole("pool", self.pool, 1)
 
 
 class MIR(ER):

@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from cllib.errors import UserError, within
+from cllib.errors import UserError, whole, within
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class MLP:
 
     def __post_init__(self) -> None:
         for width in self.hidden:
-            within("hidden", width, 1)
+            whole("hidden", width, 1)
         within("dropout", self.dropout, 0, 0.95)
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -44,7 +44,7 @@ class CNN:
         if not self.channels:
             raise UserError("channels is empty: give at least one number of channels")
         for width in self.channels:
-            within("channels", width, 1)
+            whole("channels", width, 1)
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """x: `[B, C, H, W]` to logits `[B, classes]`. Raises UserError for inputs that are no images."""

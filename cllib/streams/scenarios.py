@@ -18,7 +18,7 @@ from torch import Tensor
 from cllib.datasets import cifar, digits, folder, mnist
 from cllib.datasets.files import cache_folder
 from cllib.datasets.labelled import Labelled, nth_of_class, resized, subset
-from cllib.errors import UserError, one_of, within
+from cllib.errors import UserError, one_of, whole, within
 from cllib.randomness import generator
 from cllib.streams.base import Experience, Stream
 
@@ -35,7 +35,7 @@ def split(data: Labelled, experiences: int, order: Sequence[int] | None = None) 
     order = tuple(range(data.classes)) if order is None else tuple(order)
     if sorted(order) != list(range(data.classes)):
         raise UserError(f"order = {order}: must name each of the classes 0 .. {data.classes - 1} once")
-    within("experiences", experiences, 1, data.classes)
+    whole("experiences", experiences, 1, data.classes)
     if data.classes % experiences:
         divisors = ", ".join(str(k) for k in range(1, data.classes + 1) if data.classes % k == 0)
         raise UserError(f"experiences = {experiences}: {data.classes} classes divide into {divisors}")
@@ -66,7 +66,7 @@ def permuted(data: Labelled, experiences: int, seed: int, first: bool = False) -
 
     first: permute the first copy too; otherwise it stays as it is (Goodfellow et al. 2013).
     """
-    within("experiences", experiences, 1)
+    whole("experiences", experiences, 1)
     pixels = data.train_x[0].numel()
     draws = generator(seed, "pixel permutation")
     orders = [torch.randperm(pixels, generator=draws) for _ in range(experiences)]
@@ -168,11 +168,14 @@ class StreamConfig:
             raise UserError(f"order = {self.order}: only for kind = 'split', and without order_seed")
         if "folder" in self.datasets and self.data_dir is None:
             raise UserError("datasets = 'folder' needs data_dir, a folder of class folders")
-        within("experiences", self.experiences, 1)
+        whole("experiences", self.experiences, 1)
         within("validation", self.validation, 0, 0.9)
         for name in ("image_size", "train_size", "test_size"):
             if getattr(self, name) is not None:
-                within(name, getattr(self, name), 1)
+                whole(name, getattr(self, name), 1)
+        for name in ("order_seed", "permutation_seed"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), 0)
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -189,6 +189,7 @@ def test_shrinking_averages(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 20))
+@example(49, 49, 1)  # 49 * (1 / 49) < 1
 @settings(max_examples=60, deadline=None)
 def test_any_shape_fits_any_side(height: int, width: int, side: int) -> None:
     file = io.BytesIO()
@@ -221,6 +222,14 @@ def test_a_data_set_may_mix_shapes_and_modes(animals: Path) -> None:
     assert red(folder.load(animals, 4).train_x) == [0, 1, 2, 33, 44, 100, 101]
 
 
+def test_rows_columns_and_colours_stay_what_they_are(animals: Path) -> None:
+    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)  # [row, column, colour]
+    save(animals / "train" / "ant" / "0.png", picture)
+    x = folder.load(animals, 4).train_x[0]
+    assert (x[0, 0, 1], x[0, 1, 0], x[2, 0, 0]) == (3, 12, 2)
+    assert torch.equal(x, torch.from_numpy(picture).permute(2, 0, 1))
+
+
 # --- what is refused ---
 
 
@@ -250,7 +259,7 @@ def test_a_missing_folder_or_a_file_is_named(tmp_path: Path) -> None:
     ("option", "value"), [("image_size", 0), ("image_size", -1), ("test_share", 0), ("test_share", 1)]
 )
 def test_impossible_options_are_named(animals: Path, option: str, value: float) -> None:
-    with pytest.raises(UserError, match=f"{option} = {value}: must be a number"):
+    with pytest.raises(UserError, match=f"{option} = {value}: must be a (whole )?number"):
         folder.load(animals, **{option: value})
 
 

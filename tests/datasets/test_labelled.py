@@ -114,5 +114,5 @@ def test_floats_are_not_rounded_and_what_fits_is_left_alone() -> None:
 
 @pytest.mark.parametrize("side", [0, -3])
 def test_an_impossible_side_is_named(side: int) -> None:
-    with pytest.raises(UserError, match=f"image_size = {side}: must be a number at least 1"):
+    with pytest.raises(UserError, match=f"image_size = {side}: must be a whole number at least 1"):
         resized(labelled([0], [0]), side)

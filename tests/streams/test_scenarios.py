@@ -151,7 +151,7 @@ def test_permutations_do_not_depend_on_how_many_there_are_or_on_the_first() -> N
 
 
 def test_permuted_needs_a_copy() -> None:
-    with pytest.raises(UserError, match="experiences = 0: must be a number at least 1"):
+    with pytest.raises(UserError, match="experiences = 0: must be a whole number at least 1"):
         permuted(pictures(1, 2, 2), 0, 0)
 
 
@@ -310,7 +310,7 @@ def test_an_impossible_option_is_named_at_once(options: dict[str, Any], parts: l
     ("options", "message"),
     [
         ({"experiences": 3}, "experiences = 3: 10 classes divide into 1, 2, 5, 10"),
-        ({"experiences": 20}, "experiences = 20: must be a number between 1 and 10"),
+        ({"experiences": 20}, "experiences = 20: must be a whole number between 1 and 10"),
         ({"order": (0, 1)}, r"order = \(0, 1\): must name each of the classes 0 .. 9 once"),
     ],
 )
