@@ -67,19 +67,30 @@ def read(path: Path, run: str) -> State:
     """The state of a run. Raises UserError naming a file that is torn, of another run, or of a newer format."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        found = content["format"], content["run"], content["digest"], content["state"]
-    except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
+        version = content["format"]
+        owner, sealed, state = (content.get(name) for name in ("run", "digest", "state"))
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        pickle.UnpicklingError,
+    ) as error:
         reason = (str(error).splitlines() or [""])[0][:120]
-        raise UserError(f"{path}: torn, or no checkpoint ({reason}); delete it to start the run over") from error
-    version, owner, sealed, state = found
-    if version != FORMAT:
+        raise UserError(
+            f"{path}: torn, or no checkpoint that this version can read ({reason}); delete it to start the run over"
+        ) from error
+    if type(version) is not int or version != FORMAT:
         raise UserError(
             f"{path}: checkpoint of format {version!r}, this version of cllib reads {FORMAT}; use the version that "
             "wrote it, or delete it to start the run over"
         )
     if owner != run:
         raise UserError(f"{path}: checkpoint of another run, {owner!r} instead of {run!r}; it does not belong here")
-    if sealed != digest(state):
+    if not isinstance(state, dict) or sealed != digest(state):
         raise UserError(f"{path}: damaged, its content does not match its digest; delete it to start the run over")
     return dict(state)
 

@@ -10,7 +10,7 @@ import click
 import torch
 
 from cllib import chapters, notebooks, results, runs, site
-from cllib.datasets.files import write_atomic
+from cllib.datasets.files import writable_folder, write_atomic
 from cllib.errors import UserError, one_of
 from cllib.options import split
 
@@ -106,6 +106,8 @@ def train(
     from cllib.learners import LEARNERS
 
     with one_line():
+        if options["tensorboard"] is not None:
+            writable_folder(options["tensorboard"])
         if not learners:
             raise UserError(f"name a learner; there are: {', '.join(LEARNERS)}")
         config, made = recipes.parse(learners, split(pairs))

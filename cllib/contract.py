@@ -4,7 +4,7 @@
     from cllib.contract import check_learner
     check_learner(Recipe("mine"))     # raises ContractBroken with a sentence that says what is wrong, and where to look
 
-A check takes a configuration, `Recipe` or `LearnerConfig`, and trains it on a tiny stream.
+A check takes a configuration, `Recipe` or `LearnerConfig`, and trains it on a tiny stream, in batches of five.
 """
 
 import random
@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from math import prod
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,11 @@ from cllib.learners import LEARNERS
 from cllib.learners.heads import METHODS, LearnerConfig
 from cllib.models.classic import ClassicConfig
 from cllib.models.memory_head import MemoryHeadConfig
+from cllib.models.networks import MLP, classifier, logits_of
 from cllib.recipes import Recipe
 from cllib.streams.base import Stream, flattened, inputs
 from cllib.streams.scenarios import sequence, split
-from cllib.training import Learner, Outcome, train
+from cllib.training import Batches, Learner, Outcome, train
 
 SEED = 7
 GENERATOR_BYTES = 5056  # of a CPU generator's state: no memory of samples
@@ -66,7 +68,7 @@ def tiny_stream(scenario: str = "class") -> Stream:
 
 @dataclass(frozen=True)
 class Stage:
-    """A network with a part that must not learn: a linear layer and BatchNorm, frozen, then one that learns."""
+    """A network with a part that must not learn, a linear layer, before layers that do."""
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """x: `[B, *shape]` to logits `[B, classes]`."""
@@ -122,13 +124,18 @@ class StopAt(Keeper):
         raise Stopped
 
 
+def small(config: Config) -> Config:
+    """The configuration with batches that fit the tiny stream."""
+    return config if isinstance(config, LearnerConfig) else replace(config, batch_size=5, epochs=2, iterations=None)
+
+
 def trained(
     config: Config, seed: int = SEED, stream: Stream | None = None, device: str = "cpu", **options: Any
 ) -> tuple[Learner, Outcome]:
     """The configuration's learner after the tiny stream, and what the loop measured."""
     stream = tiny_stream() if stream is None else stream
     stream = (flattened(stream) if isinstance(config, LearnerConfig) else stream).to(device)
-    learner, feed = Program((config,), (seed,)).start(stream, device)
+    learner, feed = Program((small(config),), (seed,)).start(stream, device)
     return learner, train(learner, stream, feed, progress=False, **options)
 
 
@@ -145,7 +152,7 @@ def samples(config: Config) -> Tensor:
 def before(config: Config, steps: int = 0) -> tuple[Learner, Iterator[tuple[Tensor, Tensor]]]:
     """A learner in its first experience after so many steps, and the batches that come next."""
     stream = shown(config)
-    learner, feed = Program((config,), (SEED,)).start(stream, "cpu")
+    learner, feed = Program((small(config),), (SEED,)).start(stream, "cpu")
     learner.begin(stream.experiences[0])
     batches = feed.batches(0)
     for _ in range(steps):
@@ -183,7 +190,24 @@ def check_shapes(config: Config) -> None:
             not logits.requires_grad,
             f"{name} returned logits with a graph: detach them, or memory grows with the steps",
         )
+        require(logits.dtype == x.dtype, f"{name} returned {logits.dtype} for samples in {x.dtype}")
         require(bool(logits.isfinite().all()), f"{name} returned logits that are not finite numbers on harmless data")
+    check_before_step(config)
+
+
+def check_before_step(config: Config) -> None:
+    """`observe` returns what the network said *before* the step: online accuracy is measured with it."""
+    plain = (
+        config if isinstance(config, LearnerConfig) else replace(config, network=MLP((6,)))
+    )  # the same in both modes
+    learner, batches = before(plain, 2)
+    x, y = next(batches)
+    network = getattr(learner, "network", None)
+    expected = learner.predict(x[0]) if network is None else logits_of(network, x)
+    require(
+        torch.allclose(learner.observe(x, y), expected, atol=1e-5),
+        "observe returned other logits than the network gave just before: return those from before the step",
+    )
 
 
 def check_seeds(config: Config) -> None:
@@ -270,6 +294,32 @@ def check_memory(config: Config) -> None:
         held <= ALLOWANCE[0] * told + ALLOWANCE[1],
         f"state_dict holds {held} bytes, bytes() owns up to {told}: name every tensor that is kept in parts()",
     )
+    if isinstance(config, LearnerConfig):
+        return  # heads draw the indices of a whole stream beforehand: a matter of speed, not of memory
+    lying = sum(t.nbytes for t in {id(t): t for t in tensors_in(vars(learner))}.values())
+    require(
+        lying <= ALLOWANCE[0] * told + ALLOWANCE[1],
+        f"the learner holds tensors of {lying} bytes, bytes() owns up to {told}: memory that grows with the stream, or "
+        "leftovers of a step?",
+    )
+
+
+def tensors_in(value: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
+    """Every tensor that can be reached from a value, gradients aside."""
+    seen = set() if seen is None else seen
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item, seen)
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            yield from tensors_in(item, seen)
+    elif hasattr(value, "__dict__") and not isinstance(value, type | ModuleType):
+        yield from tensors_in(vars(value), seen)
 
 
 def kept_bytes(value: Any) -> Iterator[int]:
@@ -317,12 +367,44 @@ def check_off(config: Config) -> None:
         )
 
 
+def check_told(config: Config) -> None:
+    """Where the experience is told, only its own classes compete: the rows of others get no gradient."""
+    if isinstance(config, LearnerConfig):
+        return  # heads take no experience labels
+    stream, plain = tiny_stream("task"), replace(config, network=MLP((6,)), weight_decay=0.0)
+    learner: Any = Program((small(plain),), (SEED,)).start(stream, "cpu")[0]
+    learner.begin(stream.experiences[0])
+    old = classifier(learner.network).bias.detach().clone()
+    for x, y in Batches(stream, SEED, 5).batches(0):
+        learner.observe(x, y)
+    others = torch.tensor([c for c in range(stream.classes) if c not in stream.experiences[0].classes])
+    require(
+        torch.equal(classifier(learner.network).bias.detach()[others], old[others]),
+        "rows of classes that do not compete were trained: use self.cross_entropy, which knows the rivals of a label",
+    )
+
+
+def check_learns(config: Config) -> None:
+    """Two classes that a line can part, and nothing before them to remember, are learned."""
+    if isinstance(config, LearnerConfig):
+        return  # two dozen single samples are too few for a head to be judged by
+    able = replace(config, step_size=0.1, network=MLP((16,)), batch_size=5, epochs=20)
+    stream = replace(shown(config), experiences=shown(config).experiences[:1], tests=shown(config).tests[:1])
+    learner, feed = Program((able,), (SEED,)).start(stream, "cpu")
+    accuracy = float(train(learner, stream, feed, progress=False).test[0, -1, -1])
+    require(accuracy > 0.7, f"accuracy {accuracy:.2f} on two classes just learned, 0.50 is a guess: does it step?")
+
+
 def check_predict(config: Config) -> None:
     """`predict` changes nothing, and says the same twice."""
     learner, _ = before(config, 2)
     x = samples(config)
     copy, was, drawn, modes = x.clone(), state(learner), torch.get_rng_state(), training_modes(learner)
     once, again = learner.predict(x), learner.predict(x)
+    require(
+        torch.allclose(learner.predict(x[:3]), once[..., :3, :], atol=1e-5),
+        "predict says something else about a sample when others are asked with it: use evaluation mode",
+    )
     require(torch.equal(once, again), "predict says something else the second time: use evaluation mode (no dropout)")
     require(state(learner) == was, "predict changed the learner's state: BatchNorm in training mode, or a counter?")
     require(torch.equal(torch.get_rng_state(), drawn), "predict drew from torch's global generator")
@@ -383,6 +465,7 @@ def check_settings(config: Config) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float | str | None):
             continue
         wrong: list[Any] = ["no such thing"] if isinstance(value, str) else [-1, float("nan"), "three"]
+        wrong += [2.5] if isinstance(value, int) and not isinstance(config, LearnerConfig) else []
         for bad in wrong:
             try:
                 replace(settings, **{field.name: bad})
@@ -402,6 +485,8 @@ CHECKS: dict[str, Callable[[Config], None]] = {
     "frozen": check_frozen,
     "off": check_off,
     "predict": check_predict,
+    "told": check_told,
+    "learns": check_learns,
     "batch": check_batch,
     "device": check_device,
     "settings": check_settings,

@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from cllib import results, runs, training
+from cllib import results, runs
 from cllib.checkpoints import Keeper
 from cllib.errors import UserError, one_of, whole
+from cllib.fingerprint import code_hash
 from cllib.learners.heads import LearnerConfig, build
 from cllib.models.memory_head import PER_RUN, MemoryHeadConfig
 from cllib.randomness import generator
@@ -23,6 +26,7 @@ from cllib.watching import TensorBoard, each
 Config = LearnerConfig | Recipe
 # Of what `training.train` can be told, this changes what a record holds.
 MATTERING = ("track_every", "probe_every", "probe_size", "eval_chunk", "track_norms")
+TOLD = signature(train).parameters
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,8 @@ class Program:
     def code(self) -> str:
         """Hash of the code it runs."""
         if self.recipe is not None:
-            return runs.code_hash(training, Recipe, self.recipe.kind, type(self.recipe.network))
-        return runs.code_hash(training, build, orders)
+            return code_hash(train, Recipe.build, Recipe.feed, self.recipe.kind, type(self.recipe.network))
+        return code_hash(train, build, orders, Online)
 
     def defaults(self) -> dict[str, Any]:
         """What `train` is told where the caller says nothing."""
@@ -131,9 +135,8 @@ def execute(
     damaged checkpoint or record.
     """
     options = {**program.defaults(), **options}
-    setting = {name: options[name] for name in MATTERING if name in options}
-    shown = {"scenario": stream.scenario, "classes": [e.classes for e in stream.experiences]}
-    parameters = {"configs": program.describe(), "seeds": program.seeds, "order": program.order, **shown, **setting}
+    setting = {name: options.get(name, TOLD[name].default) for name in MATTERING}
+    parameters = {"configs": program.describe(), "seeds": program.seeds, "order": program.order, **setting}
     code, kind = program.code(), torch.device(device).type
     address = runs.address(parameters, data, code, kind)
     with runs.claimed(store / address) as folder:
@@ -173,20 +176,27 @@ def compare(
     saved there, named. order: of samples inside experiences, for the learners of chapter 1: "published", or "own" for
     every run; networks always draw theirs. options: see `execute` and `training.train`.
     """
+    seeds = [int(seed) if isinstance(seed, np.integer) else seed for seed in seeds]
     if not learners or not seeds:
         raise UserError("nothing to run: give at least one learner and one seed")
     one_of("order", order, ("published", "own"))
+    for name in options:
+        one_of("option", name, (*list(TOLD)[3:-1], "checkpoint_every", "tensorboard"))
     for seed in seeds:
         whole("seeds", seed, 0)
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise UserError(f"device = {device!r}: must be 'cpu', or 'cuda' where torch can use a GPU")
     if len(set(seeds)) < len(seeds):
         raise UserError(f"seeds = {list(seeds)}: each may be given once")
     stream = stream.to(device)
     data, made = results.stream_hash(stream), dict[str, list[Record]]()
     for labels, program in programs(learners, seeds, order):
         shown = flattened(stream) if program.recipe is None else stream
-        found = execute(program, shown, data, store or runs.store(), device, **options)
+        found = execute(program, shown, data, Path(store or runs.store()), device, **options)
         for label, record in zip(labels, found, strict=True):
             named = replace(record, experiment=experiment, label=label, profile=profile)
+            # The same arrays may have been run first under another stream's name.
+            named = replace(named, stream=stream.name, note=stream.note, whole=stream.whole)
             made.setdefault(label, []).append(named)
     pooled = [record for label in learners for record in results.pooled(made[label])]
     if where is not None:

@@ -1,7 +1,9 @@
 """What `cllib report` prints: one table over all runs, what its columns mean, and the ledgers."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +17,10 @@ CURVE_METRICS = {"min-ACC": metrics.minimum_accuracy, "WC-ACC": metrics.worst_ca
 def runs_table(made: Sequence[Record]) -> pd.DataFrame:
     """One row a record: what was run, every metric as mean and half of its 95 % interval over n seeds, and the costs.
 
-    seconds and joules are of one run; kept: bytes that one run carries from step to step; peak: of the process.
+    differs: the settings in which records of one learner on one stream differ; seconds and joules are of one run; kept:
+    bytes that one run carries from step to step; peak: of the process.
     """
-    return pd.DataFrame([row(record) for record in made])
+    return pd.DataFrame([row(record) | {"differs": told} for record, told in zip(made, differences(made), strict=True)])
 
 
 def row(record: Record) -> dict[str, object]:
@@ -40,30 +43,65 @@ def row(record: Record) -> dict[str, object]:
         "commit": record.commit,
         "date": record.date,
         "note": record.note,
+        "settings": json.dumps(record.learner, sort_keys=True),
         "runs": " ".join(record.runs),
     }
 
 
 def measured(record: Record) -> dict[str, metrics.Array]:
     """Every metric that the record allows, `[n]` each."""
-    found = {name: record.metric(name) for name in metrics.METRICS if np.size(record.test)}
+    matrix = np.asarray(record.test, dtype=np.float64)  # [n, E, J]
+    if not matrix.size:
+        return {}
+    if matrix.shape[1] != matrix.shape[2]:  # fewer experiences than test sets: no forgetting to speak of
+        return {"Acc": matrix[:, -1].mean(-1)}
+    found = {name: metric(matrix) for name, metric in metrics.METRICS.items()}
     if np.size(record.curve) and len(record.ends) > 1:
         found["min-ACC"] = metrics.minimum_accuracy(record.curve, record.steps, record.ends)
-        found["WC-ACC"] = metrics.worst_case_accuracy(record.test, record.curve, record.steps, record.ends)
+        found["WC-ACC"] = metrics.worst_case_accuracy(matrix, record.curve, record.steps, record.ends)
     return found
+
+
+def differences(made: Sequence[Record]) -> list[str]:
+    """Of every record, the settings in which it differs from others of its learner and stream."""
+    flat = [flattened(record.learner) | {"note": record.note, "code": record.code} for record in made]
+    told = []
+    for record, mine in zip(made, flat, strict=True):
+        same = (record.stream, record.label)
+        others = [s for r, s in zip(made, flat, strict=True) if (r.stream, r.label) == same]
+        names = [name for name in mine if any(other.get(name) != mine[name] for other in others)]
+        told.append(", ".join(f"{name} {mine[name]}" for name in names))
+    return told
+
+
+def flattened(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings as one level: the inner names, which are unique enough to read."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flattened(value) if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def readable(table: pd.DataFrame, names: Sequence[str] = ("Acc", "Forg (Chaudhry)", "WC-ACC")) -> str:
     """The table as text, with the metrics most asked for."""
     shown = table[["stream", "learner", "n"]].copy()
+    if table["differs"].any():
+        shown.insert(2, "differs in", table["differs"])
     for name in names:
         if name in table:
             pairs = zip(table[name], table[f"{name} ±"], strict=True)
-            shown[name] = [f"{mean:.3f} ± {half:.3f}" if np.isfinite(half) else f"{mean:.3f}" for mean, half in pairs]
-    for name, unit in (("kept", 1e6), ("peak", 1e6)):
-        shown[f"{name} MB"] = [f"{value / unit:.2f}" if pd.notna(value) else "" for value in table[name]]
+            shown[name] = [cell(mean, half) for mean, half in pairs]
+    for name in ("kept", "peak"):
+        shown[f"{name} MB"] = [f"{value / 1e6:.2f}" if pd.notna(value) else "" for value in table[name]]
     rest = table[["seconds", "joules", "diverged", "whole", "date"]]
     return pd.concat([shown, rest], axis=1).to_string(index=False, na_rep="")
+
+
+def cell(mean: float, half: float) -> str:
+    """A mean and its interval, as far as there are any."""
+    if not np.isfinite(mean):
+        return ""
+    return f"{mean:.3f} ± {half:.3f}" if np.isfinite(half) else f"{mean:.3f}"
 
 
 def definitions() -> str:

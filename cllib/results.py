@@ -1,10 +1,11 @@
 """Runs on disk, and tables over them."""
 
+import hashlib
 import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from functools import cache
@@ -96,11 +97,26 @@ def pooled(made: Sequence[Record]) -> list[Record]:
     groups: dict[str, list[Record]] = {}
     for record in made:
         same = {k: v for k, v in asdict(record).items() if k not in (*PER_SEED, *MEASURED_FIELDS, "norms")}
+        same["norms"] = sorted(record.norms)
         groups.setdefault(json.dumps(same, sort_keys=True), []).append(record)
     return [group[0] if len(group) == 1 else _pool(group) for group in groups.values()]
 
 
-def _pool(group: Sequence[Record]) -> Record:
+def one_by_one(record: Record) -> Iterator[Record]:
+    """A record of n seeds as n records of one; its times are shared out evenly."""
+    n = record.n
+    for k in range(n):
+        mine: dict[str, Any] = {name: getattr(record, name)[k : k + 1] for name in PER_SEED if name != "runs"}
+        norms = {name: rows[k : k + 1] for name, rows in record.norms.items()}
+        shares = {name: getattr(record, name) / n for name in ("seconds", "cpu_seconds")}
+        energy = {**record.energy, "joules": record.energy["joules"] / n} if record.energy else {}
+        yield replace(record, **mine, **shares, norms=norms, energy=energy)
+
+
+def _pool(records: Sequence[Record]) -> Record:
+    """One record of all seeds; one that was run more than once counts once."""
+    by_seed = {one.seeds[0]: one for record in reversed(records) for one in one_by_one(record)}
+    group = [by_seed[seed] for seed in dict.fromkeys(seed for record in records for seed in record.seeds)]
     first = group[0]
     joined: dict[str, Any] = {name: [item for r in group for item in getattr(r, name)] for name in PER_SEED}
     norms = {name: [row for r in group for row in r.norms[name]] for name in first.norms}
@@ -109,6 +125,7 @@ def _pool(group: Sequence[Record]) -> Record:
     energy = {**first.energy, "joules": round(joules, 1)} if first.energy else {}
     peak = max(r.peak_memory for r in group)
     dated = max(r.date for r in group)
+    joined["runs"] = list(dict.fromkeys(joined["runs"]))
     return replace(first, **joined, **sums, norms=norms, energy=energy, peak_memory=peak, date=dated)
 
 
@@ -199,45 +216,71 @@ def energy(cpu_seconds: float, device: str) -> dict[str, Any]:
 def save(made: Iterable[Record], where: Path) -> None:
     """Write every record to `where/EXPERIMENT/STREAM/LABEL.json`, each whole or not at all. UserError if it cannot."""
     for record in made:
-        name = "".join(c if c.isalnum() or c in "=.+-_" else "-" for c in record.label)
-        path = where / record.experiment / record.stream / f"{name}.json"
+        parts = [file_name(part) for part in (record.experiment, record.stream, record.label)]
+        path = Path(where, *parts[:2], f"{parts[2]}.json")
         write_atomic(path, json.dumps(asdict(record)).encode())
+
+
+def file_name(text: str) -> str:
+    """The text as the name of a file: other texts, other names."""
+    plain = "".join(c if c.isalnum() or c in "=.+-_ @," else "-" for c in text)
+    same = plain == text and text.strip(".") != ""
+    return plain if same else f"{plain.strip('.') or 'x'}~{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def load(where: Path) -> list[Record]:
     """All records below a folder, by name; UserError names a file that is not a whole record."""
-    return [_read(path)[0] for path in sorted(where.rglob("*.json"))]
+    return [_read(path) for path in sorted(where.rglob("*.json"))]
 
 
 def keep(made: Sequence[Record], folder: Path) -> None:
     """Write the result of one program into its run folder."""
-    write_atomic(folder / "records.json", json.dumps([asdict(record) for record in made]).encode())
+    content = json.dumps([asdict(record) for record in made])
+    write_atomic(folder / "records.json", json.dumps({"digest": _seal(content), "records": content}).encode())
 
 
 def kept(folder: Path) -> list[Record] | None:
-    """The result of a run folder, None if the run is not finished. UserError names a damaged one."""
+    """The result of a run folder, None if the run is not finished. UserError names one that is damaged or foreign."""
     path = folder / "records.json"
-    return _read(path) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        whole = content["digest"] == _seal(content["records"])
+        made = [Record(**record) for record in json.loads(content["records"])]
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise UserError(f"{path}: not a whole result ({error}); delete it and run again") from error
+    if not whole:
+        raise UserError(f"{path}: damaged, its content does not match its digest; delete it and run again")
+    if not made or any(record.runs != [folder.name] for record in made):
+        raise UserError(f"{path}: result of another run; it does not belong here")
+    return made
+
+
+def _seal(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def all_kept(store: Path) -> list[Record]:
     """The results of all finished runs in a store, in the order of their addresses, seeds pooled."""
-    paths = sorted(store.glob("*/records.json"))
-    return pooled([record for path in paths for record in _read(path)])
+    found = [kept(path.parent) or [] for path in sorted(store.glob("*/records.json"))]
+    return pooled([record for made in found for record in made])
 
 
-def _read(path: Path) -> list[Record]:
+def _read(path: Path) -> Record:
     try:
-        content = json.loads(path.read_text())
-        return [Record(**record) for record in (content if isinstance(content, list) else [content])]
+        return Record(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: not a whole run record ({error}); delete it and run the chapter again") from error
 
 
 def stream_hash(stream: Stream) -> str:
-    """Hash of every array of a stream."""
-    parts = [*stream.experiences, *stream.tests, *stream.validations]
-    return hash_arrays(*(array for part in parts for array in (part.x, part.y)))
+    """Hash of every array of a stream, and of what is which."""
+    parts = {"train": stream.experiences, "test": stream.tests, "validation": stream.validations}
+    shape = [(name, [(e.classes, e.domain) for e in group]) for name, group in parts.items()]
+    told = repr((stream.classes, stream.scenario, stream.sortable, shape)).encode()
+    arrays = [array for group in parts.values() for e in group for array in (e.x, e.y)]
+    return hash_arrays(np.frombuffer(told, np.uint8).copy(), *arrays)
 
 
 def device_name(device: str) -> str:
@@ -310,7 +353,7 @@ def this_run(settings: Any) -> str:
 
 
 def _preference(record: Record) -> tuple[float, ...]:
-    head = record.learner["head"]
+    head = record.learner.get("head", {})
     return -head.get("match_threshold", 0), head.get("key_step", 0), record.learner["step_size"]
 
 

@@ -6,30 +6,27 @@ STORE/ADDRESS/  parameters.json  what the address stands for
                 lock
 """
 
-import ast
 import hashlib
-import importlib.util
-import inspect
 import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 
 from cllib.checkpoints import clean
 from cllib.datasets.files import writable_folder, write_atomic
-from cllib.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = ("torch", "numpy", "scikit-learn", "timm")
-MATTER = ("torch", "numpy")  # of these, a new version may change the bits of a result
+MATTER = ("python", "torch", "numpy")  # of these, a new version may change the bits of a result
 
 
 @cache
@@ -53,91 +50,9 @@ def store() -> Path:
 
 def address(parameters: Any, data: str, code: str, device: str) -> str:
     """16 hex digits that stand for a run: its parameters, data, code, library versions and kind of device."""
-    libraries = {name: versions()[name] for name in MATTER}
+    libraries = {name: versions()[name] for name in MATTER} | {"dtype": str(torch.get_default_dtype())}
     whole = {"parameters": parameters, "data": data, "code": code, "libraries": libraries, "device": device}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def code_hash(*parts: Any) -> str:
-    """16 hex digits of the code that classes, functions or modules are made of, and all of their package they import.
-
-    Comments, docstrings and layout do not count; nor do a package's `__init__`, which only lists, and other packages,
-    which `address` counts by version. Of a class written in a notebook, its own source and those of its bases count.
-    Raises UserError for one whose source cannot be read.
-    """
-    names, loose = set(), []
-    for part in (base for whole in parts for base in own_bases(whole)):
-        module = part if inspect.ismodule(part) else inspect.getmodule(part)
-        if module is not None and module.__name__ != "__main__":
-            names.add(module.__name__)
-            continue
-        try:
-            loose.append(plain_code(inspect.getsource(part)))
-        except (OSError, TypeError) as error:
-            raise UserError(
-                f"{part.__name__}: its source cannot be read, so its runs cannot be kept; put it in a file"
-            ) from error
-    sources = [*sorted(loose), *(f"{name}\n{code_in(name)[0]}" for name in sorted(closure(names)))]
-    return hashlib.sha256("\n".join(sources).encode()).hexdigest()[:16]
-
-
-def own_bases(part: Any) -> list[Any]:
-    """A class and those of its bases that are of this package or its own; anything else as it is."""
-    if not inspect.isclass(part):
-        return [part]
-    own = {__name__.split(".")[0], part.__module__.split(".")[0]}
-    return [base for base in part.__mro__ if base.__module__.split(".")[0] in own]
-
-
-def closure(names: Iterable[str]) -> set[str]:
-    """The modules, and all that they import, directly or not, from their own packages."""
-    found: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting += [other for other in code_in(name)[1] if other.split(".")[0] == name.split(".")[0]]
-    return found
-
-
-@cache
-def code_in(name: str) -> tuple[str, tuple[str, ...]]:
-    """What a module says, bare of comments, and the modules it imports; packages count as nothing."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.submodule_search_locations is not None or not spec.origin:
-        return "", ()
-    source = Path(spec.origin).read_text()
-    imported = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            imported += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            imported += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return plain_code(source), tuple(other for other in imported if is_module(other, name))
-
-
-def is_module(name: str, importer: str) -> bool:
-    """Whether a dotted name of the importer's own package is a module, rather than something inside one."""
-    try:
-        return name.split(".")[0] == importer.split(".")[0] and importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
-
-
-def plain_code(source: str) -> str:
-    """The source without comments, docstrings and layout."""
-    tree = ast.parse(inspect.cleandoc(source) if source[:1].isspace() else source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            node.body = body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
-    return ast.unparse(tree)
 
 
 # --- the folder ---

@@ -55,7 +55,7 @@ class Batches:
 
     Args:
         seed: of the run.
-        batch_size: samples a batch; the last of an epoch may be smaller.
+        batch_size: samples a batch; the last of an epoch may be smaller, or larger by one.
         epochs: times an experience is seen; or iterations: its number of batches.
         joint: draw from all experiences so far, with as many steps as the present one alone would take.
     """
@@ -83,7 +83,8 @@ class Batches:
         return self.iterations or self.epochs * self._per_epoch(len(self.stream.experiences[e]))
 
     def _per_epoch(self, samples: int) -> int:
-        return -(-samples // self.batch_size)
+        """Batches in an epoch; a single sample that is left over joins the last one, for BatchNorm cannot take one."""
+        return max(1, (samples + self.batch_size - 2) // self.batch_size)
 
     def batches(self, e: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """x `[B, ...]`, y `[B]` of every step of experience e from `start` on."""
@@ -96,7 +97,8 @@ class Batches:
                 order = torch.randperm(samples, generator=generator(self.seed, f"order {e} {epoch}"))
                 order = order.to(pool[0].y.device)
             first = step % per_epoch * self.batch_size
-            yield taken(pool, order[first : first + self.batch_size])
+            last = samples if step % per_epoch == per_epoch - 1 else first + self.batch_size
+            yield taken(pool, order[first:last])
 
 
 def taken(pool: Sequence[Experience], index: Tensor) -> tuple[Tensor, Tensor]:

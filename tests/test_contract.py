@@ -15,6 +15,7 @@ from cllib.learners import LEARNERS
 from cllib.learners.er import ER
 from cllib.learners.lwf import LwF
 from cllib.learners.naive import Losses, Naive
+from cllib.recipes import Recipe
 from cllib.streams import Experience
 
 CANDIDATES = candidates()
@@ -107,6 +108,8 @@ class Thaws(Naive):
 
 
 class NeverOff(LwF):
+    """Inherits what switches LwF off, and adds what that does not reach."""
+
     def correct(self) -> None:
         self.network[-1].bias.grad += 1e-3
 
@@ -180,6 +183,43 @@ class Waits(Naive):
         return logits, losses if losses["loss"].item() < 1e9 else {}
 
 
+class AfterTheStep(Naive):
+    def observe(self, x: Tensor, y: Tensor) -> Tensor:
+        super().observe(x, y)
+        return self.predict(x)
+
+
+class Doubles(Naive):
+    def observe(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().observe(x, y).double()
+
+
+class NeverSteps(Naive):
+    def correct(self) -> None:
+        self.optimiser.zero_grad()
+
+
+class Climbs(Naive):
+    def correct(self) -> None:
+        for p in self.parameters():
+            p.grad.neg_()
+
+
+class IgnoresTheTask(Naive):
+    def cross_entropy(self, logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+        return nn.functional.cross_entropy(logits, y, reduction=reduction)
+
+
+class HoardsInAList(Naive):
+    def remember(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
+        self.hoard = [*getattr(self, "hoard", []), x.clone()]
+
+
+class AsksTheBatch(Naive):
+    def predict(self, x: Tensor) -> Tensor:
+        return super().predict(x - x.mean(0))
+
+
 @dataclass(frozen=True)
 class Unchecked:
     strength: float = 1.0
@@ -212,6 +252,13 @@ class Gullible(Naive):
         (KeepsViews, "batch", "keeps a view of its batch"),
         (Probabilities, "shapes", r"predict returned \[10, 2\] where logits \[10, 6\]"),
         (KeepsGraph, "shapes", "with a graph"),
+        (AfterTheStep, "shapes", "return those from before the step"),
+        (Doubles, "shapes", "observe returned torch.float64 for samples in torch.float32"),
+        (NeverSteps, "learns", "does it step"),
+        (Climbs, "learns", "does it step"),
+        (IgnoresTheTask, "told", "use self.cross_entropy"),
+        (HoardsInAList, "memory", "memory that grows with the stream"),
+        (AsksTheBatch, "predict", "when others are asked with it"),
         (OnCPU, "device", "mixes devices or waits"),
         (Waits, "device", "mixes devices or waits"),
         (Gullible, "settings", "strength = -1 is accepted"),
@@ -237,3 +284,4 @@ def test_a_learner_joins_by_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LEARNERS, "mine", Mine)
     assert "mine" in candidates()
     check_learner(candidates()["mine"])
+    check_learner(Recipe("mine"))  # as a reader would call it, with the defaults

@@ -115,4 +115,4 @@ def test_a_damaged_record_in_the_store_is_named(networks: list[Record], tmp_path
     path = next(tmp_path.rglob("records.json"))
     path.write_text(json.dumps([{"label": "half"}]))
     result = cllib("report", "--store", str(tmp_path))
-    assert result.exit_code == 2 and f"{path}: not a whole run record" in result.stderr
+    assert result.exit_code == 2 and f"{path}: not a whole result" in result.stderr

@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009) through torchvision, every file checked before a byte of it is used."""
 
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def _download(name: str, root: str | Path, problem: UserError) -> None:
     kind = _torchvision(name)
     try:
         download_and_extract_archive(kind.url, root, filename=kind.filename, md5=kind.tgz_md5)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
         raise UserError(f"{problem}; {kind.url} could not be downloaded ({error})") from error
 
 

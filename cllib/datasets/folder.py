@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from cllib.datasets.labelled import Labelled
@@ -67,8 +67,11 @@ def by_class(folder: Path) -> dict[str, list[Path]]:
 
 
 def images_in(folder: Path) -> Iterator[Path]:
-    """Image files at any depth."""
-    return (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and not path.name.startswith("."))
+    """Image files at any depth, but none that are hidden."""
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in ENDINGS and not hidden:
+            yield path
 
 
 def read(samples: list[tuple[Path, int]], image_size: int) -> tuple[Tensor, Tensor]:
@@ -78,14 +81,26 @@ def read(samples: list[tuple[Path, int]], image_size: int) -> tuple[Tensor, Tens
 
 
 def squared(path: Path, side: int) -> np.ndarray:
-    """One image as [side, side, 3] uint8. Raises `UserError` naming a file that is no whole image."""
+    """One image as [side, side, 3] uint8, upright. Raises `UserError` naming a file that is no whole image."""
     try:
         with Image.open(path) as image:
-            rgb = image.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+            rgb = eight_bit_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # Pillow raises a dozen kinds on broken files, SyntaxError among them
         raise UserError(f"{path}: cannot be read as an image ({error})") from error
     scale = side / min(rgb.size)
     width, height = (max(side, round(length * scale)) for length in rgb.size)
     rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - side) // 2, (height - side) // 2
     return np.array(rgb.crop((left, top, left + side, top + side)))
+
+
+def eight_bit_rgb(image: Image.Image) -> Image.Image:
+    """Grey images of 16 bits scaled to 8, what is transparent on white. Raises ValueError for other depths."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits a colour")
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("RGB")

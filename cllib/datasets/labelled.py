@@ -30,10 +30,16 @@ class Labelled:
                 raise UserError(
                     f"{self.name}: {len(x)} {part} images with {len(y)} labels; they must pair, and be some"
                 )
+            if y.dtype != torch.int64:
+                raise UserError(f"{self.name}: {part} labels are {y.dtype}; they must be torch.int64")
             if int(y.min()) < 0 or int(y.max()) >= self.classes:
                 raise UserError(
                     f"{self.name}: {part} labels {int(y.min())} .. {int(y.max())}; there are {self.classes} classes"
                 )
+
+        if self.train_x.shape[1:] != self.test_x.shape[1:]:
+            shapes = f"{list(self.train_x.shape[1:])} and {list(self.test_x.shape[1:])}"
+            raise UserError(f"{self.name}: training and test images have the shapes {shapes}; they must be equal")
 
     @property
     def classes(self) -> int:

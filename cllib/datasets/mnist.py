@@ -3,13 +3,14 @@
 import gzip
 import hashlib
 import zlib
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cllib.datasets.files import writable_folder
+from cllib.datasets.files import set_aside, writable_folder
 from cllib.datasets.labelled import Labelled
 from cllib.errors import UserError
 
@@ -42,35 +43,56 @@ def load(name: str, root: str | Path, download: bool = False) -> Labelled:
     """60,000 training and 10,000 test images [N, 1, 28, 28], uint8.
 
     name: "mnist" or "fashion_mnist"; root: the folder that holds, or with `download` will hold, `MNIST/raw/` or
-    `FashionMNIST/raw/`, with the files packed (.gz) or not; where both lie there the packed ones are read. Raises
-    `UserError` naming a file that is missing or damaged, before a byte of it is used, or the address that could not be
-    reached.
+    `FashionMNIST/raw/`, with the files packed (.gz) or not. download: fetch what is missing or damaged; damaged files
+    are set aside. Raises `UserError` naming a file that cannot be used, before a byte of it is, or the address that
+    could not be reached.
     """
     folder = Path(root) / FOLDERS[name]
-    if download:
-        _fetch(name, folder)
-    files = [parse(content(folder / file, md5)) for file, md5 in CONTENT[name].items()]
+    files = [parse(obtain(name, folder / file, md5, download)) for file, md5 in CONTENT[name].items()]
     train_x, train_y, test_x, test_y = files
     return Labelled(name, train_x[:, None], train_y.long(), test_x[:, None], test_y.long(), NAMES[name])
 
 
-def content(path: Path, expected: str) -> bytes:
-    """What the file holds, unpacked. Raises `UserError` if its MD5 is not the expected one."""
-    packed = path.with_name(path.name + ".gz")
-    found = packed if packed.exists() else path
+def obtain(name: str, path: Path, md5: str, download: bool) -> bytes:
+    """The unpacked content of a file, fetched if it is not there whole and `download` is set."""
     try:
-        data = gzip.decompress(found.read_bytes()) if found == packed else found.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing, packed (.gz) or not; download=True fetches it") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{found}: damaged file ({error}); delete it, download=True fetches it again") from error
-    digest = hashlib.md5(data).hexdigest()
-    if digest != expected:
-        raise UserError(
-            f"{found}: damaged or another file under this name, content has md5 {digest}, expected {expected}; "
-            "delete it, download=True fetches it again"
+        return content(path, md5)
+    except UserError as problem:
+        if not download:
+            raise UserError(f"{problem}; download=True fetches it") from problem
+        for damaged in (packed(path), path):
+            if damaged.exists():
+                set_aside(damaged, str(problem))
+        _fetch(name, path, problem)
+        return content(path, md5)
+
+
+def packed(path: Path) -> Path:
+    """The file's packed form."""
+    return path.with_name(path.name + ".gz")
+
+
+def content(path: Path, expected: str) -> bytes:
+    """What the file holds, unpacked, from its packed form or itself, whichever is whole.
+
+    Raises `UserError` if there is neither, or neither has content of the expected MD5.
+    """
+    problems = []
+    for found in (packed(path), path):
+        if not found.exists():
+            continue
+        try:
+            data = gzip.decompress(found.read_bytes()) if found == packed(path) else found.read_bytes()
+        except (OSError, EOFError, zlib.error) as error:
+            problems.append(f"{found}: damaged file, or not to be read ({error})")
+            continue
+        digest = hashlib.md5(data).hexdigest()
+        if digest == expected:
+            return data
+        problems.append(
+            f"{found}: damaged, or another file under this name: its content has md5 {digest}, expected {expected}"
         )
-    return data
+    raise UserError("; ".join(problems) or f"{path}: missing, packed (.gz) or not")
 
 
 def parse(data: bytes) -> Tensor:
@@ -80,21 +102,19 @@ def parse(data: bytes) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy())
 
 
-def _fetch(name: str, folder: Path) -> None:
-    """Download what is not there, packed, from torchvision's addresses."""
+def _fetch(name: str, path: Path, problem: UserError) -> None:
+    """Download the packed file from one of torchvision's addresses; nothing is left of a download that breaks off."""
     import torchvision.datasets
     from torchvision.datasets.utils import download_url
 
     kind = {"mnist": torchvision.datasets.MNIST, "fashion_mnist": torchvision.datasets.FashionMNIST}[name]
-    for file, md5 in kind.resources:
-        if (folder / file).exists() or (folder / file.removesuffix(".gz")).exists():
-            continue
-        problems = []
-        for mirror in kind.mirrors:
-            try:
-                download_url(mirror + file, str(writable_folder(folder)), file, md5)
-                break
-            except (OSError, RuntimeError) as error:
-                problems.append(f"{mirror}{file} could not be downloaded ({error})")
-        else:
-            raise UserError(f"{folder / file}: missing; {'; '.join(problems)}")
+    problems, md5 = [str(problem)], dict(kind.resources)[packed(path).name]
+    for mirror in kind.mirrors:
+        address = mirror + packed(path).name
+        try:
+            download_url(address, str(writable_folder(path.parent)), packed(path).name, md5)
+            return
+        except (OSError, RuntimeError, HTTPException) as error:
+            packed(path).unlink(missing_ok=True)
+            problems.append(f"{address} could not be downloaded ({error})")
+    raise UserError("; ".join(problems))

@@ -3,6 +3,7 @@
 A learner joins by one line in `LEARNERS`; `cllib.contract` then holds it to what every learner promises.
 """
 
+from cllib.fingerprint import Registry
 from cllib.learners.agem import AGEM
 from cllib.learners.cwr import CWR
 from cllib.learners.der import DER, DERPlus
@@ -15,17 +16,19 @@ from cllib.learners.mir import MIR
 from cllib.learners.naive import Naive
 from cllib.learners.si import SI
 
-LEARNERS: dict[str, type[Naive]] = {
-    "naive": Naive,
-    "joint": Joint,
-    "er": ER,
-    "der": DER,
-    "der++": DERPlus,
-    "agem": AGEM,
-    "mir": MIR,
-    "gdumb": GDumb,
-    "ewc": EWC,
-    "si": SI,
-    "lwf": LwF,
-    "cwr*": CWR,
-}
+LEARNERS: dict[str, type[Naive]] = Registry(
+    {
+        "naive": Naive,
+        "joint": Joint,
+        "er": ER,
+        "der": DER,
+        "der++": DERPlus,
+        "agem": AGEM,
+        "mir": MIR,
+        "gdumb": GDumb,
+        "ewc": EWC,
+        "si": SI,
+        "lwf": LwF,
+        "cwr*": CWR,
+    }
+)

@@ -35,8 +35,9 @@ class AGEM(ER):
         own = flat([p.grad for p in parameters], parameters)
         projected = project(own[None], flat(reference, parameters)[None])[0]
         pieces = projected.split([p.numel() for p in parameters])
-        for p, piece in zip(parameters, pieces, strict=True):
-            p.grad = piece.view_as(p)
+        for p, piece, g in zip(parameters, pieces, reference, strict=True):
+            if p.grad is not None or g is not None:  # what is not in use stays without a gradient
+                p.grad = piece.view_as(p)
 
 
 def flat(gradients: Any, parameters: Any) -> Tensor:

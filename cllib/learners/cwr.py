@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +39,6 @@ class CWR(Naive):
     """
 
     Settings = CWRSettings
-    off: ClassVar[Mapping[str, Any] | None] = None
 
     def __init__(self, settings: Any, *parts: Any, **named: Any) -> None:
         super().__init__(settings, *parts, **named)
@@ -62,6 +61,14 @@ class CWR(Naive):
 
     def remember(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
         self.now += torch.zeros_like(self.now).scatter_add_(0, y, torch.ones_like(y, dtype=self.now.dtype))
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits with the rows as they would be if the experience ended now: old classes are not out of play."""
+        rows = self._rows()
+        self._write(consolidate(self.kept, rows, self.past, self.now))
+        logits = super().predict(x)
+        self._write(rows)
+        return logits
 
     def finish(self, experience: Experience) -> None:
         self.kept = consolidate(self.kept, self._rows(), self.past, self.now)

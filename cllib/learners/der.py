@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cllib.errors import within
@@ -49,10 +48,18 @@ class DER(ER):
         logits, *replayed = self.network(torch.cat(shown)).split([len(part) for part in shown])
         losses = {"loss": self.cross_entropy(logits, y)}
         if first is not None:
-            losses["distillation"] = alpha * F.mse_loss(replayed[0], first["logits"])
+            losses["distillation"] = alpha * self.distance(replayed[0], first["logits"], first["y"])
         if second is not None:
             losses["replay"] = beta * self.cross_entropy(replayed[-1], second["y"])
         return logits, losses
+
+    def distance(self, logits: Tensor, stored: Tensor, y: Tensor) -> Tensor:
+        """Mean squared distance `[]` between logits `[B, C]`, over those that compete with the labels."""
+        squares = (logits - stored).square()
+        if self.rivals is None:
+            return squares.mean()
+        competing = self.rivals[y]
+        return (squares * competing).sum() / competing.sum()
 
     def remember(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
         self.memory.add(x=x, y=y, logits=logits)

@@ -88,12 +88,11 @@ class EWC(Naive):
 def add_pull(parameters: list[nn.Parameter], importance: list[Tensor], anchor: list[Tensor], strength: float) -> None:
     """Add `strength * importance * (p - anchor)` to every parameter's gradient, in place.
 
-    Parameters without a gradient get one: the pull alone.
+    A parameter without a gradient is not in use, has not moved, and is left alone.
     """
     for p, w, a in zip(parameters, importance, anchor, strict=True):
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-        p.grad.addcmul_(w, p.detach() - a, value=strength)
+        if p.grad is not None:
+            p.grad.addcmul_(w, p.detach() - a, value=strength)
 
 
 def fisher(

@@ -36,7 +36,6 @@ class GDumb(Naive):
     """
 
     Settings = GDumbSettings
-    off: ClassVar[Mapping[str, Any] | None] = None
     waits: ClassVar[bool] = True
 
     def __init__(self, settings: Any, *parts: Any, **named: Any) -> None:
@@ -57,7 +56,7 @@ class GDumb(Naive):
         items = self.memory.all()
         for _ in range(self.settings.memory_epochs):
             order = torch.randperm(len(items["y"]), generator=self.shuffles)
-            for index in order.to(items["y"].device).split(self.settings.memory_batch):
+            for index in order.to(items["y"].device).chunk(-(-len(order) // self.settings.memory_batch)):
                 super().observe(items["x"][index], items["y"][index])
 
     def parts(self) -> dict[str, list[Tensor]]:

@@ -13,7 +13,6 @@ class Joint(Naive):
     The loop draws its batches (`joint`); what is carried along, and counted in `sizes`, is the data itself.
     """
 
-    off: ClassVar[Mapping[str, Any] | None] = None
     joint: ClassVar[bool] = True
 
     def __init__(self, settings: Any, *parts: Any, **named: Any) -> None:

@@ -42,7 +42,7 @@ class Naive:
     """
 
     Settings: ClassVar[type] = Nothing
-    off: ClassVar[Mapping[str, Any] | None] = {}
+    off: ClassVar[Mapping[str, Any] | None] = None
     joint: ClassVar[bool] = False
     waits: ClassVar[bool] = False
 

@@ -71,6 +71,7 @@ class SI(Naive):
         parameters = [p.detach() for p in self.parameters()]
         moved = torch._foreach_sub(parameters, self.before)
         torch._foreach_addcmul_(self.path, self.gradients, moved, value=-1)
+        del self.gradients, self.before
 
     def finish(self, experience: Experience) -> None:
         for p, w, omega, anchor in zip(self.parameters(), self.path, self.importance, self.anchor, strict=True):

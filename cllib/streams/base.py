@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -53,7 +54,8 @@ class Stream:
 
     @property
     def inputs(self) -> int:
-        return self.experiences[0].x.shape[1]
+        """Numbers in one sample."""
+        return prod(self.shape)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,7 +70,7 @@ class Stream:
         if self.scenario != "task":
             return None
         mask = torch.zeros(self.classes, self.classes, dtype=torch.bool)
-        for experience in self.experiences:
+        for experience in self.tests or self.experiences:  # tests stay apart where experiences are merged
             own = torch.tensor(experience.classes)
             mask[own[:, None], own] = True
         return mask.to(self.experiences[0].y.device)
@@ -96,8 +98,6 @@ def inputs(x: Tensor) -> Tensor:
 
 def flattened(stream: Stream) -> Stream:
     """The stream with every sample as a row of floats, `[n, d]`, as the heads of chapter 1 take them."""
-    if len(stream.shape) == 1:
-        return stream
     return stream.map(lambda e: replace(e, x=inputs(e.x).flatten(1)))
 
 

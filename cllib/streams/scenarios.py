@@ -33,7 +33,7 @@ def split(data: Labelled, experiences: int, order: Sequence[int] | None = None) 
     Raises UserError if the classes do not divide into so many groups, or `order` is no permutation.
     """
     order = tuple(range(data.classes)) if order is None else tuple(order)
-    if sorted(order) != list(range(data.classes)):
+    if any(type(c) is not int for c in order) or sorted(order) != list(range(data.classes)):
         raise UserError(f"order = {order}: must name each of the classes 0 .. {data.classes - 1} once")
     whole("experiences", experiences, 1, data.classes)
     if data.classes % experiences:
@@ -82,20 +82,23 @@ def shuffled(x: Tensor, order: Tensor) -> Tensor:
 
 def domains(parts: Sequence[Labelled]) -> list[Labelled]:
     """Data sets that follow each other. Raises UserError unless their images have one shape."""
-    shapes = {part.name: part.shape for part in parts}
-    if len(set(shapes.values())) > 1:
-        raise UserError(f"images of different shapes {shapes}: set image_size, or leave out those of other colours")
+    shapes = [part.shape for part in parts]
+    if len(set(shapes)) > 1:
+        named = ", ".join(f"{part.name} {list(part.shape)}" for part in parts)
+        raise UserError(f"images of different shapes, {named}: set image_size, or leave out those of other colours")
     return list(parts)
 
 
 def sequence(name: str, parts: Sequence[Labelled], scenario: str, validation: float = 0.0) -> Stream:
     """One experience a part, labels as the scenario wants them.
 
-    validation: share of every class's training samples, the last ones, that is kept aside. Raises UserError if parts
-    that should share their labels have different numbers of classes.
+    validation: share of every class's training samples, the last ones, that is kept aside, one at least. Raises
+    UserError if parts that should share their labels have different numbers of classes, or one has too few samples.
     """
     one_of("scenario", scenario, SCENARIOS)
     within("validation", validation, 0, 0.9)
+    if not parts:
+        raise UserError(f"stream {name!r}: needs one part at least")
     shared = scenario == "domain"
     if shared and len({part.classes for part in parts}) > 1:
         raise UserError(f"scenario = 'domain': parts of {[part.classes for part in parts]} classes cannot share labels")
@@ -110,7 +113,10 @@ def experiences(part: Labelled, start: int, domain: int, validation: float) -> t
     """Training, test and validation samples of a part, labels counted from `start`."""
     classes = tuple(range(start, start + part.classes))
     count = torch.bincount(part.train_y, minlength=part.classes)
-    keep = (count.double() * (1 - validation)).round().long()[part.train_y]  # [N]
+    if validation and int(count.min()) < 2:
+        raise UserError(f"validation = {validation}: {part.name} has a class with one training sample only")
+    most = count - 1 if validation else count
+    keep = (count.double() * (1 - validation)).round().long().clamp(1).minimum(most)[part.train_y]  # [N]
     nth = nth_of_class(part.train_y, part.classes)
     train, held = nth < keep, nth >= keep
     pieces = (
@@ -133,7 +139,8 @@ def merged(stream: Stream) -> Stream:
 class StreamConfig:
     """A stream by name. Raises UserError at construction for impossible values.
 
-    datasets: one of `DATASETS`, or several for kind "domains". data_dir: where they lie, or are downloaded to (the
+    datasets: one of `DATASETS`, or several for kind "domains". experiences: how many, 5 where None; "domains" has one a
+    data set. data_dir: where they lie, or are downloaded to (the
     cache folder where None); for "folder" the folder of class folders. order_seed: draws a class order (split), None
     keeps the classes as numbered; permutation_seed: draws the pixel permutations; train_size, test_size: only the
     first so many of each class; image_size: side of the images, None as they are (32 for "folder").
@@ -142,7 +149,7 @@ class StreamConfig:
     kind: str = "split"
     datasets: tuple[str, ...] = ("digits",)
     scenario: str = "class"
-    experiences: int = 5
+    experiences: int | None = None
     order: tuple[int, ...] | None = None
     order_seed: int | None = None
     permutation_seed: int = 0
@@ -156,6 +163,8 @@ class StreamConfig:
     def __post_init__(self) -> None:
         one_of("kind", self.kind, KINDS)
         one_of("scenario", self.scenario, SCENARIOS)
+        if not isinstance(self.datasets, tuple | list):
+            raise UserError(f"datasets = {self.datasets!r}: must be a list of {', '.join(DATASETS)}")
         for dataset in self.datasets:
             one_of("datasets", dataset, DATASETS)
         if len(self.datasets) != 1 and self.kind != "domains":
@@ -164,31 +173,51 @@ class StreamConfig:
             )
         if len(self.datasets) < 2 and self.kind == "domains":
             raise UserError(f"datasets = {self.datasets}: kind = 'domains' takes two or more")
-        if self.order is not None and (self.order_seed is not None or self.kind != "split"):
-            raise UserError(f"order = {self.order}: only for kind = 'split', and without order_seed")
+        self._check_kind()
+        if self.order is not None and self.order_seed is not None:
+            raise UserError(f"order = {self.order}: not together with order_seed = {self.order_seed}")
         if "folder" in self.datasets and self.data_dir is None:
             raise UserError("datasets = 'folder' needs data_dir, a folder of class folders")
-        whole("experiences", self.experiences, 1)
         within("validation", self.validation, 0, 0.9)
-        for name in ("image_size", "train_size", "test_size"):
+        for name in ("experiences", "image_size", "train_size", "test_size"):
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 1)
         for name in ("order_seed", "permutation_seed"):
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 0)
 
+    def _check_kind(self) -> None:
+        """Raise UserError for an option that the kind of stream has no use for."""
+        own = {"order": "split", "order_seed": "split", "permutation_seed": "permuted", "permute_first": "permuted"}
+        for name, kind in own.items():
+            if getattr(self, name) != getattr(StreamConfig, name) and self.kind != kind:
+                raise UserError(f"{name} = {getattr(self, name)!r}: only for kind = {kind!r}")
+        if self.experiences is not None and self.kind == "domains":
+            raise UserError(f"experiences = {self.experiences!r}: kind = 'domains' has one a data set")
+
+    @property
+    def count(self) -> int:
+        """Experiences."""
+        return len(self.datasets) if self.kind == "domains" else self.experiences or 5
+
     @property
     def name(self) -> str:
-        """E.g. "split-digits-class"."""
-        return "-".join((self.kind, *self.datasets, self.scenario))
+        """E.g. "split-digits-5-class"."""
+        return "-".join((self.kind, *self.datasets, str(self.count), self.scenario))
+
+    @property
+    def note(self) -> str:
+        """What the name does not say, as far as it is not the default."""
+        how = ("order", "order_seed", "permutation_seed", "permute_first")
+        much = ("image_size", "train_size", "test_size", "validation")
+        values = {name: getattr(self, name) for name in (*how, *much)}
+        return ", ".join(f"{name} {value}" for name, value in values.items() if value != getattr(StreamConfig, name))
 
     def build(self) -> Stream:
         """Load the data, checked, and make the stream. Raises UserError for data that cannot be had."""
         loaded = [self._load(dataset) for dataset in self.datasets]
-        parts, note = self._parts(loaded)
-        stream = sequence(self.name, parts, self.scenario, self.validation)
-        whole = self.train_size is None and self.test_size is None
-        return replace(stream, whole=whole, note=note)
+        stream = sequence(self.name, self._parts(loaded), self.scenario, self.validation)
+        return replace(stream, whole=not (self.train_size or self.test_size or self.validation), note=self.note)
 
     def _load(self, dataset: str) -> Labelled:
         where = Path(self.data_dir) if self.data_dir else cache_folder()
@@ -203,12 +232,12 @@ class StreamConfig:
         data = subset(data, self.train_size, self.test_size)
         return data if self.image_size is None else resized(data, self.image_size)
 
-    def _parts(self, loaded: list[Labelled]) -> tuple[list[Labelled], str]:
-        """The parts, and what the stream's name does not say about them."""
+    def _parts(self, loaded: list[Labelled]) -> list[Labelled]:
+        """What becomes the experiences."""
         if self.kind == "domains":
-            return domains(loaded), ""
+            return domains(loaded)
         (data,) = loaded
         if self.kind == "permuted":
-            return permuted(data, self.experiences, self.permutation_seed, self.permute_first), ""
+            return permuted(data, self.count, self.permutation_seed, self.permute_first)
         order = self.order if self.order_seed is None else class_order(data.classes, self.order_seed)
-        return split(data, self.experiences, order), "" if order is None else f"class order {order}"
+        return split(data, self.count, order)

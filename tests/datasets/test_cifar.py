@@ -6,6 +6,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from functools import partial
+from http.client import BadStatusLine
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def online(fake: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
     with tarfile.open(store / CIFAR100.filename, "w:gz") as archive:
         archive.add(fake / "cifar-100-python", "cifar-100-python")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(store)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setattr(CIFAR100, "url", f"http://127.0.0.1:{server.server_port}/{CIFAR100.filename}")
     monkeypatch.setattr(CIFAR100, "tgz_md5", checksum(store / CIFAR100.filename))
     monkeypatch.setenv("no_proxy", "*")
@@ -123,6 +124,15 @@ def test_a_damaged_download_is_refused(fake: Path, online: None, monkeypatch: py
     flip(fake / "cifar-100-python" / "train")
     with pytest.raises(UserError, match="could not be downloaded"):
         cifar.by_classes("cifar100", fake, download=True)
+
+
+def test_a_server_that_speaks_no_http_is_named(tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def urlopen(*_: object, **__: object) -> None:
+        raise BadStatusLine("hello")
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    with pytest.raises(UserError, match=r"cifar-100-python.tar.gz could not be downloaded \(hello\)"):
+        cifar.by_classes("cifar100", tmp_path, download=True)
 
 
 def test_a_download_with_another_content_is_refused(fake: Path, online: None, monkeypatch: pytest.MonkeyPatch) -> None:

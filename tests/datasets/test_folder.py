@@ -4,6 +4,7 @@ import io
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,10 +138,18 @@ def test_hidden_and_foreign_files_are_ignored(animals: Path) -> None:
         (animals / "train" / "ant" / name).write_bytes(b"no image")
     for name in (".git", ".ipynb_checkpoints"):
         (animals / "train" / name).mkdir()
+        grey(animals / "train" / "ant" / name / "old" / "0.png", 9)
     (animals / "train" / "labels.csv").write_bytes(b"no image")
     (animals / "README.png").write_bytes(b"no image")
     data = folder.load(animals, 4)
     assert torch.equal(data.train_x, expected.train_x) and data.names == expected.names
+
+
+def test_the_data_may_lie_in_a_hidden_folder(animals: Path) -> None:
+    (animals / ".cache").mkdir()
+    for part in ("train", "test"):
+        (animals / part).rename(animals / ".cache" / part)
+    assert len(folder.load(animals / ".cache", 4).train_y) == 5
 
 
 def test_images_may_lie_deeper_and_have_any_known_ending(animals: Path) -> None:
@@ -210,6 +219,54 @@ def test_other_colour_modes_become_rgb(tmp_path: Path, mode: str, pixel: tuple[i
     assert (folder.squared(tmp_path / "a.png", 4) == pixel).all()
 
 
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", "<i4"])
+@pytest.mark.parametrize(("value", "shown"), [(0, 0), (20_000, 77), (65_535, 255)])
+def test_grey_of_16_bits_is_scaled_to_8(tmp_path: Path, dtype: str, value: int, shown: int) -> None:
+    save(tmp_path / "a.tif", np.full((4, 4), value, dtype))
+    assert (folder.squared(tmp_path / "a.tif", 4) == shown).all()
+    if dtype == "<u2":
+        save(tmp_path / "a.png", np.full((4, 4), value, dtype))
+        assert (folder.squared(tmp_path / "a.png", 4) == shown).all()
+
+
+@pytest.mark.parametrize(("value", "shown"), [(-1, 0), (65_536, 255)])
+def test_grey_beyond_16_bits_is_clipped(tmp_path: Path, value: int, shown: int) -> None:
+    save(tmp_path / "a.tif", np.full((4, 4), value, np.int32))
+    assert (folder.squared(tmp_path / "a.tif", 4) == shown).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_photograph_stands_upright(tmp_path: Path, orientation: int, dtype: type) -> None:
+    """As EXIF says where the stored first row and column are to be shown."""
+    shown = np.array([[0, 50, 100], [150, 200, 250], [25, 75, 125]])
+    flipped = {2: np.fliplr, 3: lambda x: np.rot90(x, 2), 4: np.flipud, 5: np.transpose, 6: np.rot90}
+    flipped |= {7: lambda x: np.rot90(x, 2).T, 8: lambda x: np.rot90(x, -1)}
+    stored = flipped.get(orientation, np.asarray)(shown).astype(dtype) * (257 if dtype is np.uint16 else 1)
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
+    assert folder.squared(tmp_path / "a.png", 3)[..., 0].tolist() == shown.tolist()
+
+
+@pytest.mark.parametrize(("alpha", "pixel"), [(0, (255, 255, 255)), (51, (244, 224, 214)), (255, (200, 100, 50))])
+def test_what_is_transparent_lies_on_white(tmp_path: Path, alpha: int, pixel: tuple[int, ...]) -> None:
+    save(tmp_path / "a.png", np.full((4, 4, 4), (200, 100, 50, alpha), np.uint8))
+    assert (folder.squared(tmp_path / "a.png", 4) == pixel).all()
+
+
+@pytest.mark.parametrize(("mode", "key"), [("L", 9), ("RGB", (9, 9, 9)), ("P", 0)])
+def test_a_transparent_colour_lies_on_white(tmp_path: Path, mode: str, key: Any) -> None:
+    picture = np.full((4, 4, 3), 9, np.uint8)
+    picture[:2] = 255
+    picture[0, :, 1:] = 0  # a red row, which stays
+    image = Image.fromarray(picture).quantize(3) if mode == "P" else Image.fromarray(picture).convert(mode)
+    key = image.getpixel((3, 3)) if mode == "P" else key
+    image.save(tmp_path / "a.png", transparency=key)
+    cut = folder.squared(tmp_path / "a.png", 4)
+    assert (cut[1:] == 255).all() and not (cut[0] == 255).all()
+
+
 def test_a_palette_becomes_rgb(tmp_path: Path) -> None:
     save(tmp_path / "a.gif", np.full((4, 4, 3), (200, 100, 50), np.uint8), "P")
     cut = folder.squared(tmp_path / "a.gif", 4)
@@ -246,6 +303,24 @@ def test_a_damaged_image_is_named(animals: Path, ending: str, damage: str) -> No
     with pytest.raises(UserError, match=re.escape(f"{path}: cannot be read as an image (")) as caught:
         folder.load(animals, 4)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("ending", "at", "bits"), [("png", 36, 255), ("tif", 72, 1)])
+def test_any_broken_image_is_named(tmp_path: Path, ending: str, at: int, bits: int) -> None:
+    """For these Pillow raises errors of other kinds."""
+    path = tmp_path / f"a.{ending}"
+    save(path, np.random.default_rng(0).integers(0, 255, (24, 30, 3), dtype=np.uint8))
+    data = bytearray(path.read_bytes())
+    data[at] ^= bits
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=re.escape(f"{path}: cannot be read as an image (")):
+        folder.squared(path, 8)
+
+
+def test_floating_point_images_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "a.tif", np.full((4, 4), 0.5, np.float32))
+    with pytest.raises(UserError, match=f"{tmp_path / 'a.tif'}: .*floating-point numbers; save it with 8 or 16 bits"):
+        folder.squared(tmp_path / "a.tif", 4)
 
 
 def test_a_missing_folder_or_a_file_is_named(tmp_path: Path) -> None:

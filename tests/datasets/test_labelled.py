@@ -49,6 +49,21 @@ def test_images_and_labels_must_pair_and_be_some(part: str, images: int, labels:
         replace(labelled([0, 1], [0, 1]), **{f"{part}_x": x, f"{part}_y": y})
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float32])
+def test_labels_are_whole_numbers_of_64_bits(part: str, dtype: torch.dtype) -> None:
+    with pytest.raises(UserError) as caught:
+        replace(labelled([0, 1], [0, 1]), **{f"{part}_y": torch.tensor([0, 1], dtype=dtype)})
+    assert str(caught.value) == f"letters: {part} labels are {dtype}; they must be torch.int64"
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 4), (3, 2, 3), (6,)])
+def test_train_and_test_images_have_one_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError) as caught:
+        replace(labelled([0, 1], [0, 1]), test_x=torch.zeros(2, *shape))
+    assert all(part in str(caught.value) for part in ("letters: ", f"[1, 2, 3] and {list(shape)}"))
+
+
 @given(LABELS)
 @settings(max_examples=50, deadline=None)
 def test_nth_of_class_counts_those_before(labels: list[int]) -> None:

@@ -6,9 +6,11 @@ import os
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 
 import numpy as np
 import pytest
@@ -64,15 +66,38 @@ def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     return made
 
 
+@contextmanager
+def serving(server: ThreadingTCPServer) -> Iterator[str]:
+    """The address of the server, which runs meanwhile."""
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/"
+    server.shutdown()
+    server.server_close()
+
+
 @pytest.fixture
 def server(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The address of a server of the packed miniature, and the folder it serves."""
     store = put(tmp_path_factory.mktemp("store"), packed(files))
     served = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(store)))
-    threading.Thread(target=served.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"http://127.0.0.1:{served.server_port}/", store
-    served.shutdown()
-    served.server_close()
+    with serving(served) as address:
+        yield address, store
+
+
+@pytest.fixture(
+    params=[b"hello\r\n\r\n", b"HTTP/1.0 200 OK\r\nContent-Length: 9000\r\n\r\nhalf of it"],
+    ids=["no HTTP", "broken off"],
+)
+def faulty(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a server that speaks no HTTP, or breaks off."""
+
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(request.param)
+
+    with serving(ThreadingTCPServer(("127.0.0.1", 0), Handler)) as address:
+        yield address
 
 
 def check(data: mnist.Labelled, files: dict[str, bytes]) -> None:
@@ -96,13 +121,28 @@ def test_both_sets_are_read_packed_or_raw(
     assert data.names[9] == ("9" if name == "mnist" else "Ankle boot")
 
 
-def test_the_packed_file_is_preferred(tmp_path: Path, files: dict[str, bytes]) -> None:
-    folder = put(tmp_path / "MNIST/raw", packed(files) | dict.fromkeys(FILES, b"not an idx file"))
-    check(mnist.load("mnist", tmp_path), files)
-    for name in FILES[:2]:
-        (folder / f"{name}.gz").unlink()
-        (folder / name).write_bytes(files[name])
-    check(mnist.load("mnist", tmp_path), files)  # two packed, two raw
+@pytest.mark.parametrize("download", [False, True])
+@pytest.mark.parametrize("bad", [b"not an idx file", b"", gzip.compress(b"another")])
+def test_whichever_of_packed_and_raw_is_intact_is_read(
+    tmp_path: Path, files: dict[str, bytes], bad: bytes, download: bool
+) -> None:
+    folder = put(tmp_path / "MNIST/raw", packed(files) | files)
+    damaged = [folder / f"{FILES[0]}.gz", folder / FILES[1], folder / f"{FILES[2]}.gz"]
+    for path in damaged:
+        path.write_bytes(bad)
+    check(mnist.load("mnist", tmp_path, download), files)
+    assert [path.read_bytes() for path in damaged] == [bad] * 3  # nothing set aside
+    (folder / FILES[3]).unlink()
+    check(mnist.load("mnist", tmp_path, download), files)
+
+
+def test_packed_and_raw_are_both_named_if_both_are_damaged(tmp_path: Path, files: dict[str, bytes]) -> None:
+    folder = put(tmp_path / "MNIST/raw", packed(files) | {FILES[0]: b"", f"{FILES[0]}.gz": b"not packed"})
+    with pytest.raises(UserError) as caught:
+        mnist.load("mnist", tmp_path)
+    message = str(caught.value)
+    assert all(f"{folder / name}: damaged" in message for name in (FILES[0], f"{FILES[0]}.gz"))
+    assert message.endswith("; download=True fetches it") and "\n" not in message
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -126,7 +166,8 @@ def test_a_damaged_or_foreign_file_is_named_before_use(
     with pytest.raises(UserError) as caught:
         mnist.load("mnist", tmp_path)
     message = str(caught.value)
-    assert str(path) in message and "damaged" in message and "delete it" in message and "\n" not in message
+    assert message.startswith(f"{path}: damaged") and "\n" not in message
+    assert message.endswith("; download=True fetches it") and path.exists()  # nothing set aside
     if damage == "other" or pack is dict:
         held = path.read_bytes() if pack is dict else gzip.decompress(path.read_bytes())
         assert md5(held) in message and md5(files[name]) in message
@@ -160,7 +201,7 @@ def test_an_unreachable_mirror_is_named(tmp_path: Path, files: dict[str, bytes])
     with pytest.raises(UserError) as caught:
         mnist.load("mnist", tmp_path, download=True)
     message = str(caught.value)
-    assert f"{tmp_path}/MNIST/raw/{FILES[0]}.gz: missing" in message and f"{DEAD}{FILES[0]}.gz" in message
+    assert f"{tmp_path}/MNIST/raw/{FILES[0]}: missing" in message and f"{DEAD}{FILES[0]}.gz" in message
     assert "Connection refused" in message and "\n" not in message
 
 
@@ -184,6 +225,24 @@ def test_only_what_is_missing_is_downloaded(
     assert sorted(os.listdir(folder)) == sorted([*have, f"{FILES[2]}.gz", f"{FILES[3]}.gz"])
 
 
+@pytest.mark.parametrize("pack", [packed, dict, lambda files: packed(files) | files], ids=["packed", "raw", "both"])
+def test_what_is_damaged_is_set_aside_and_downloaded_again(
+    tmp_path: Path, files: dict[str, bytes], server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, pack
+) -> None:
+    monkeypatch.setattr(MNIST, "mirrors", [server[0]])
+    folder = put(tmp_path / "MNIST/raw", pack(files))
+    damaged = sorted(folder.glob(f"{FILES[1]}*"))
+    for path in damaged:
+        path.write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match=f"{FILES[1]}.*: damaged .* set aside as {FILES[1]}") as warned:
+        check(mnist.load("mnist", tmp_path, download=True), files)
+    assert len(warned) == len(damaged)
+    assert [path.with_name(f"{path.name}.damaged").read_bytes() for path in damaged] == [b"damaged"] * len(damaged)
+    names = [path for path in pack(files) if not path.startswith(FILES[1])]
+    names += [f"{FILES[1]}.gz", *(f"{path.name}.damaged" for path in damaged)]
+    assert sorted(os.listdir(folder)) == sorted(names)
+
+
 def test_what_is_whole_is_not_downloaded(tmp_path: Path, files: dict[str, bytes]) -> None:
     put(tmp_path / "MNIST/raw", packed(files))
     check(mnist.load("mnist", tmp_path, download=True), files)
@@ -196,6 +255,22 @@ def test_a_server_of_other_files_is_refused(
     put(server[1], packed(content(seed=1)))
     with pytest.raises(UserError, match=rf"{FILES[0]}\.gz could not be downloaded"):
         mnist.load("mnist", tmp_path, download=True)
+
+
+def test_a_faulty_server_is_named_and_leaves_nothing_behind(
+    tmp_path: Path, files: dict[str, bytes], faulty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MNIST, "mirrors", [faulty])
+    with pytest.raises(UserError, match=rf"{faulty}{FILES[0]}\.gz could not be downloaded"):
+        mnist.load("mnist", tmp_path, download=True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_after_a_faulty_server_the_next_one_serves(
+    tmp_path: Path, files: dict[str, bytes], faulty: str, server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MNIST, "mirrors", [faulty, server[0]])
+    check(mnist.load("mnist", tmp_path, download=True), files)
 
 
 def test_an_unwritable_folder_is_named(tmp_path: Path, files: dict[str, bytes]) -> None:

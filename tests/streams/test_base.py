@@ -53,7 +53,7 @@ def test_anything_but_pixels_is_shown_as_it_is(dtype: torch.dtype) -> None:
 
 
 def test_shape_is_that_of_one_sample(stream: Stream) -> None:
-    assert stream.shape == (2, 3, 4)
+    assert stream.shape == (2, 3, 4) and stream.inputs == 24
     rows = replace(stream, experiences=(Experience(torch.zeros(5, 7), torch.zeros(5), (0,)),))
     assert rows.shape == (7,) and rows.inputs == 7 and len(rows) == 5
 
@@ -68,12 +68,19 @@ def test_a_flattened_stream_has_rows_of_floats_everywhere(stream: Stream) -> Non
     assert replace(flat, experiences=(), tests=(), validations=()) == replace(
         stream, experiences=(), tests=(), validations=()
     )
-    assert flattened(flat) is flat
+    for again, row in zip(parts(flattened(flat)), parts(flat), strict=True):
+        assert torch.equal(again.x, row.x)
 
 
 def test_a_flattened_stream_of_floats_keeps_its_values(stream: Stream) -> None:
     flat = flattened(stream.map(lambda e: replace(e, x=e.x.float())))
     assert torch.equal(flat.tests[1].x, stream.tests[1].x.view(2, 24).float())
+
+
+def test_flattened_pixels_in_rows_are_floats_too(stream: Stream) -> None:
+    rows = stream.map(lambda e: replace(e, x=e.x.flatten(1)))
+    for row, flat in zip(parts(flattened(rows)), parts(flattened(stream)), strict=True):
+        assert row.x.dtype == torch.float32 and torch.equal(row.x, flat.x)
 
 
 def test_map_changes_every_part_and_nothing_else(stream: Stream) -> None:
@@ -98,11 +105,13 @@ def test_all_classes_compete_unless_the_task_is_told(stream: Stream, scenario: s
 
 
 def test_in_the_task_scenario_the_classes_of_an_experience_compete(stream: Stream) -> None:
-    mask = replace(stream, scenario="task").rivals()
-    assert mask is not None and mask.dtype == torch.bool and mask.shape == (5, 5)
     expected = {0: [0, 3], 3: [0, 3], 1: [1], 2: [2, 4], 4: [2, 4]}
-    assert {c: mask[c].nonzero().flatten().tolist() for c in range(5)} == expected
-    assert replace(stream, scenario="task").to("meta").rivals().device.type == "meta"
+    for tests in (tuple(images(2, group, 100) for group in GROUPS), ()):  # with and without tests
+        tasks = replace(stream, tests=tests, scenario="task")
+        mask = tasks.rivals()
+        assert mask is not None and mask.dtype == torch.bool and mask.shape == (5, 5)
+        assert {c: mask[c].nonzero().flatten().tolist() for c in range(5)} == expected
+        assert tasks.to("meta").rivals().device.type == "meta"
 
 
 @pytest.mark.parametrize("every", [1, 2, 5, 100])

@@ -34,10 +34,10 @@ def numbers(x: torch.Tensor) -> list[int]:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[Labelled, int, tuple[int, ...]]:
-    """A data set with every class in both parts, a number of experiences, and an order of the classes."""
+def cases(draw: st.DrawFn, least: int = 1) -> tuple[Labelled, int, tuple[int, ...]]:
+    """A data set, `least` of every class in both parts, a number of experiences, and an order of the classes."""
     classes = draw(st.integers(1, 8))
-    some = st.lists(st.integers(0, classes - 1), max_size=30).map(lambda more: [*range(classes), *more])
+    some = st.lists(st.integers(0, classes - 1), max_size=30).map(lambda more: [*range(classes)] * least + more)
     train, test = (draw(some.flatmap(st.permutations)) for _ in range(2))
     experiences = draw(st.sampled_from([k for k in range(1, classes + 1) if classes % k == 0]))
     return labelled(train, test, classes), experiences, tuple(draw(st.permutations(range(classes))))
@@ -169,7 +169,9 @@ def test_domains_have_one_shape() -> None:
     with pytest.raises(UserError) as caught:
         domains([small, large])
     message = str(caught.value)
-    assert all(part in message for part in ("'small': (1, 1, 1)", "'large': (3, 4, 5)", "image_size"))
+    assert all(part in message for part in ("small [1, 1, 1], large [3, 4, 5]", "image_size"))
+    with pytest.raises(UserError, match=r"small \[1, 1, 1\], small \[3, 4, 5\]"):
+        domains([small, replace(large, name="small")])
 
 
 # --- labels of a stream ---
@@ -223,7 +225,7 @@ def test_impossible_sequences_are_named(option: str, value: object) -> None:
         sequence("three", unequal(), **({"scenario": "class"} | {option: value}))
 
 
-@given(cases(), st.floats(0, 0.9))
+@given(cases(least=2), st.floats(0, 0.9))
 @settings(max_examples=60, deadline=None)
 def test_validation_is_the_end_of_every_class_and_not_trained_on(
     case: tuple[Labelled, int, tuple[int, ...]], share: float
@@ -241,8 +243,21 @@ def test_validation_is_the_end_of_every_class_and_not_trained_on(
         assert held.classes == every.classes and held.domain == every.domain
         for c in every.classes:
             kept, aside, own = (numbers(e.x[e.y == c]) for e in (train, held, every))
-            assert kept + aside == own
+            assert kept + aside == own and kept and aside
             assert abs(len(aside) - share * len(own)) <= 0.5 + 1e-9 or 1 in (len(kept), len(aside))
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9])
+def test_a_class_of_one_sample_leaves_none_for_validation(share: float) -> None:
+    parts = [labelled([0, 1, 0, 1], [0, 1], 2), labelled([0, 0, 1], [0, 1], 2, "letters")]
+    with pytest.raises(UserError, match=f"validation = {share}: letters has a class with one training sample only"):
+        sequence("held", parts, "class", share)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.9])
+def test_of_two_samples_one_is_kept_aside(share: float) -> None:
+    stream = sequence("held", [labelled([0, 0, 1, 1], [0, 1], 2)], "class", share)
+    assert numbers(stream.experiences[0].x) == [0, 2] and numbers(stream.validations[0].x) == [1, 3]
 
 
 def test_validation_takes_its_share_of_every_class() -> None:
@@ -253,7 +268,7 @@ def test_validation_takes_its_share_of_every_class() -> None:
     assert stream.validations[0].y.tolist() == [1] * 5 + [0] * 5
 
 
-@given(cases())
+@given(cases(least=2))
 @settings(max_examples=30, deadline=None)
 def test_a_merged_stream_is_all_of_it_at_once(case: tuple[Labelled, int, tuple[int, ...]]) -> None:
     data, experiences, order = case
@@ -264,6 +279,12 @@ def test_a_merged_stream_is_all_of_it_at_once(case: tuple[Labelled, int, tuple[i
     assert one.classes == tuple(range(data.classes)) and one.domain is None
     assert merged(stream).tests == stream.tests and merged(stream).validations == stream.validations
     assert merged(stream).name == "split, merged" and merged(stream).classes == stream.classes
+
+
+def test_a_merged_stream_keeps_its_rivals() -> None:
+    stream = sequence("three", unequal(), "task")
+    assert torch.equal(merged(stream).rivals(), stream.rivals())
+    assert merged(sequence("three", unequal(), "class")).rivals() is None
 
 
 def test_merged_domains_share_their_classes() -> None:
@@ -283,15 +304,27 @@ def test_merged_domains_share_their_classes() -> None:
         ({"datasets": ("digits", "mnist")}, ["datasets = ('digits', 'mnist')", "kind = 'split'"]),
         ({"datasets": ("digits", "mnist"), "kind": "permuted"}, ["datasets = ('digits', 'mnist')", "'permuted'"]),
         ({"datasets": ()}, ["datasets = ()"]),
+        ({"datasets": "digits"}, ["datasets = 'digits'", "list of digits, mnist"]),
         ({"datasets": ("mnist",), "kind": "domains"}, ["datasets = ('mnist',)", "kind = 'domains' takes two or more"]),
         ({"order": tuple(range(10)), "order_seed": 0}, ["order = (0, 1, 2", "order_seed"]),
         ({"order": (1, 0), "kind": "permuted"}, ["order = (1, 0)", "kind = 'split'"]),
         ({"order": (1, 0), "kind": "domains", "datasets": ("digits", "mnist")}, ["order = (1, 0)", "kind = 'split'"]),
+        ({"order_seed": 3, "kind": "permuted"}, ["order_seed = 3", "kind = 'split'"]),
+        ({"order_seed": 0, "kind": "permuted"}, ["order_seed = 0", "kind = 'split'"]),
+        ({"permutation_seed": 3}, ["permutation_seed = 3", "kind = 'permuted'"]),
+        ({"permute_first": True}, ["permute_first = True", "kind = 'permuted'"]),
+        ({"experiences": 2, "kind": "domains", "datasets": ("digits", "mnist")}, ["experiences = 2", "'domains'"]),
         ({"datasets": ("folder",)}, ["datasets = 'folder'", "data_dir"]),
         ({"datasets": ("mnist", "folder"), "kind": "domains"}, ["datasets = 'folder'", "data_dir"]),
         ({"experiences": 0}, ["experiences = 0", "at least 1"]),
         ({"experiences": float("nan")}, ["experiences = nan"]),
         ({"experiences": "5"}, ["experiences = '5'"]),
+        ({"experiences": 5.0}, ["experiences = 5.0", "whole number"]),
+        ({"experiences": 2.5}, ["experiences = 2.5", "whole number"]),
+        ({"image_size": 8.5}, ["image_size = 8.5", "whole number"]),
+        ({"train_size": 2.5}, ["train_size = 2.5", "whole number"]),
+        ({"order_seed": -1}, ["order_seed = -1", "at least 0"]),
+        ({"permutation_seed": 0.5, "kind": "permuted"}, ["permutation_seed = 0.5", "whole number"]),
         ({"validation": -0.1}, ["validation = -0.1", "between 0 and 0.9"]),
         ({"validation": 0.91}, ["validation = 0.91", "between 0 and 0.9"]),
         ({"image_size": 0}, ["image_size = 0", "at least 1"]),
@@ -311,6 +344,7 @@ def test_an_impossible_option_is_named_at_once(options: dict[str, Any], parts: l
     [
         ({"experiences": 3}, "experiences = 3: 10 classes divide into 1, 2, 5, 10"),
         ({"experiences": 20}, "experiences = 20: must be a whole number between 1 and 10"),
+        ({"train_size": 1, "validation": 0.5}, "validation = 0.5: digits has a class with one training sample"),
         ({"order": (0, 1)}, r"order = \(0, 1\): must name each of the classes 0 .. 9 once"),
     ],
 )
@@ -322,7 +356,7 @@ def test_what_the_data_does_not_allow_is_named_when_it_is_there(options: dict[st
 @pytest.mark.parametrize("scenario", ["class", "task", "domain"])
 def test_digits_are_split(scenario: str) -> None:
     stream = StreamConfig(scenario=scenario).build()
-    assert stream.name == f"split-digits-{scenario}" and stream.scenario == scenario
+    assert stream.name == f"split-digits-5-{scenario}" and stream.scenario == scenario
     assert stream.whole and stream.note == "" and not stream.validations and stream.shape == (1, 8, 8)
     assert len(stream.experiences) == len(stream.tests) == 5 and len(stream) == 1437
     pairs = [(0, 1)] * 5 if scenario == "domain" else [(2 * k, 2 * k + 1) for k in range(5)]
@@ -340,7 +374,7 @@ def test_digits_are_split(scenario: str) -> None:
 def test_digits_are_permuted(scenario: str, classes: int) -> None:
     config = StreamConfig(kind="permuted", scenario=scenario, experiences=3)
     stream, data = config.build(), digits.labelled()
-    assert stream.name == f"permuted-digits-{scenario}" and stream.classes == classes and len(stream) == 3 * 1437
+    assert stream.name == f"permuted-digits-3-{scenario}" and stream.classes == classes and len(stream) == 3 * 1437
     assert torch.equal(stream.experiences[0].x, data.train_x) and torch.equal(stream.tests[0].x, data.test_x)
     for k, (train, test) in enumerate(zip(stream.experiences, stream.tests, strict=True)):
         start = 0 if scenario == "domain" else 10 * k
@@ -373,7 +407,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 def test_data_sets_follow_each_other(asked: list[tuple[Any, ...]], scenario: str, classes: int) -> None:
     names = ("fashion_mnist", "digits", "cifar10", "mnist")
     stream = StreamConfig("domains", names, scenario, data_dir="there").build()
-    assert stream.name == f"domains-fashion_mnist-digits-cifar10-mnist-{scenario}" and stream.classes == classes
+    assert stream.name == f"domains-fashion_mnist-digits-cifar10-mnist-4-{scenario}" and stream.classes == classes
+    assert len(stream.experiences) == len(stream.tests) == 4
     assert asked == [(name, Path("there"), True) for name in ("fashion_mnist", "cifar10", "mnist")]
     first = [e.x[0].mean().item() for e in (*stream.experiences, *stream.tests)]
     assert [first[k] for k in (0, 2, 3, 4, 6, 7)] == pytest.approx([0.2, 0.3, 0.1] * 2)
@@ -402,13 +437,16 @@ def pets(tmp_path: Path) -> Path:
 def test_own_images_are_split_at_32_pixels_or_as_told(pets: Path) -> None:
     config = StreamConfig(datasets=("folder",), experiences=2, data_dir=str(pets))
     stream = config.build()
-    assert stream.shape == (3, 32, 32) and stream.name == "split-folder-class"
+    assert stream.shape == (3, 32, 32) and stream.name == "split-folder-2-class"
     assert [e.x[:, 0, 5, 5].tolist() for e in stream.experiences] == [
         [0, 1, 2, 50, 51, 52],
         [100, 101, 102, 150, 151, 152],
     ]
     assert [e.x[:, 0, 5, 5].tolist() for e in stream.tests] == [[3, 53], [103, 153]]
-    assert replace(config, image_size=7).build().shape == (3, 7, 7)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
+    Image.fromarray(noise).save(pets / "pet0" / "0.png")
+    sharp = replace(config, image_size=40).build()  # from the file, not from 32 pixels
+    assert sharp.experiences[0].x[0, 0].tolist() == noise[:, 5:45].tolist()
 
 
 def test_grey_and_coloured_images_are_no_domains_of_one_stream(pets: Path) -> None:
@@ -418,7 +456,7 @@ def test_grey_and_coloured_images_are_no_domains_of_one_stream(pets: Path) -> No
 
 def same(one: Stream, other: Stream) -> bool:
     pairs = zip((*one.experiences, *one.tests), (*other.experiences, *other.tests), strict=True)
-    return all(torch.equal(a.x, b.x) and torch.equal(a.y, b.y) for a, b in pairs) and one.note == other.note
+    return all(torch.equal(a.x, b.x) and torch.equal(a.y, b.y) for a, b in pairs)
 
 
 def test_an_order_seed_draws_the_same_order_again_and_says_it() -> None:
@@ -427,26 +465,51 @@ def test_an_order_seed_draws_the_same_order_again_and_says_it() -> None:
     assert order != tuple(range(10))
     stream = config.build()
     assert same(stream, config.build()) and same(stream, StreamConfig(order=order).build())
-    assert stream.note == f"class order {order}" and not same(stream, StreamConfig(order_seed=4).build())
+    assert stream.note == "order_seed 3" and not same(stream, StreamConfig(order_seed=4).build())
     data = digits.labelled()
     assert torch.equal(stream.experiences[0].x, data.train_x[(data.train_y == order[0]) | (data.train_y == order[1])])
 
 
-def test_sizes_keep_the_first_of_every_class_and_are_noted() -> None:
+@pytest.mark.parametrize(
+    ("options", "note"),
+    [
+        ({}, ""),
+        ({"experiences": 2, "scenario": "task"}, ""),  # the name says it
+        ({"order": (9, 8, 7, 6, 5, 4, 3, 2, 1, 0)}, "order (9, 8, 7, 6, 5, 4, 3, 2, 1, 0)"),
+        ({"order_seed": 0}, "order_seed 0"),  # another order than None
+        ({"kind": "permuted", "permutation_seed": 2, "permute_first": True}, "permutation_seed 2, permute_first True"),
+        ({"image_size": 5, "train_size": 9, "test_size": 3}, "image_size 5, train_size 9, test_size 3"),
+        ({"order_seed": 3, "validation": 0.25}, "order_seed 3, validation 0.25"),
+    ],
+)
+def test_options_that_the_name_does_not_say_are_noted(options: dict[str, Any], note: str) -> None:
+    assert StreamConfig(**options).build().note == StreamConfig(**options).note == note
+
+
+def test_streams_of_other_counts_have_other_names() -> None:
+    assert [StreamConfig(experiences=count).build().name for count in (2, None)] == [
+        "split-digits-2-class",
+        "split-digits-5-class",
+    ]
+
+
+def test_sizes_keep_the_first_of_every_class() -> None:
     stream = StreamConfig(train_size=7, test_size=3).build()
     assert [torch.bincount(e.y, minlength=10).max().item() for e in stream.experiences] == [7] * 5
     assert len(stream) == 70 and [len(e) for e in stream.tests] == [6] * 5 and not stream.whole
     data = digits.labelled()
     assert torch.equal(stream.tests[1].x[stream.tests[1].y == 2], data.test_x[data.test_y == 2][:3])
     assert torch.equal(stream.experiences[4].x[stream.experiences[4].y == 9], data.train_x[data.train_y == 9][:7])
-    for option in ("train_size", "test_size"):
-        assert not StreamConfig(**{option: 5}).build().whole
+    for option in ({"train_size": 5}, {"test_size": 5}, {"validation": 0.1}):
+        assert not StreamConfig(**option).build().whole
 
 
 def test_validation_comes_out_of_what_train_size_leaves() -> None:
     stream = StreamConfig(train_size=10, validation=0.2).build()
     assert [len(e) for e in stream.experiences] == [16] * 5 and [len(e) for e in stream.validations] == [4] * 5
     assert [sorted(set(e.y.tolist())) for e in stream.validations] == [[2 * k, 2 * k + 1] for k in range(5)]
+    few = StreamConfig(train_size=4, validation=0.1).build()  # 0.4 of a sample
+    assert [len(e) for e in few.experiences] == [6] * 5 and [len(e) for e in few.validations] == [2] * 5
 
 
 def test_images_are_resized() -> None:

@@ -1,0 +1,199 @@
+"""The hash of running code: what it sees, and what it does not."""
+
+import importlib
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from cllib.contract import candidates
+from cllib.experiments import Program
+from cllib.fingerprint import Registry, code_hash, is_own
+
+LEARNER = """
+from .tools import f, OPTIONS
+from . import REGISTRY, helper
+import json
+LIMIT = 3
+
+class Base:
+    def go(self):
+        return 1
+
+class Learner(Base):
+    kind = "a"
+    def run(self, x=2):
+        return [helper(f(k)) for k in range(LIMIT)], REGISTRY, OPTIONS["one"](x)
+"""
+INIT = """
+class Registry(dict): pass
+REGISTRY = {}
+def helper(x):
+    return x
+def unused():
+    return 1
+"""
+TOOLS = """
+def f(x):
+    return g(x) + 1
+def g(x):
+    return x
+def one(x):
+    return x
+OPTIONS = {'one': one}
+"""
+FILES = {"__init__.py": INIT, "tools.py": TOOLS, "learner.py": LEARNER, "other.py": "X = 1\n"}
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package of the reader's own, with relative imports and code in its `__init__`."""
+    folder = tmp_path / "toypackage"
+    folder.mkdir()
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield folder
+    forget()
+
+
+def forget() -> None:
+    is_own.cache_clear()
+    importlib.invalidate_caches()
+    for name in [name for name in sys.modules if name.startswith("toypackage")]:
+        del sys.modules[name]
+
+
+def hashed() -> str:
+    forget()
+    module: ModuleType = importlib.import_module("toypackage.learner")
+    return code_hash(module.Learner)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "matters"),
+    [
+        ("learner.py", "range(LIMIT)", "range(LIMIT + 1)", True),
+        ("learner.py", "LIMIT = 3", "LIMIT = 4", True),
+        ("learner.py", 'kind = "a"', 'kind = "b"', True),
+        ("learner.py", "x=2", "x=3", True),
+        ("learner.py", "return 1", "return 2", True),  # of its base
+        ("tools.py", "g(x) + 1", "g(x) + 2", True),
+        ("tools.py", "def g(x):\n    return x", "def g(x):\n    return -x", True),  # used by what it uses
+        ("tools.py", "def one(x):\n    return x", "def one(x):\n    return -x", True),  # through a table
+        ("__init__.py", "def helper(x):\n    return x", "def helper(x):\n    return -x", True),
+        ("__init__.py", "return 1", "return 2", False),  # nobody uses it
+        ("other.py", "X = 1", "X = 2", False),
+        ("learner.py", "    def run(", "    # a remark\n\n    def run(", False),
+        ("learner.py", "class Learner(Base):", 'class Learner(Base):\n    """What it does."""\n', False),
+        ("tools.py", "def f(x):\n", 'def f(x):\n    "Adds."\n', False),
+    ],
+)
+def test_what_a_class_uses_counts_and_nothing_else(package: Path, file: str, old: str, new: str, matters: bool) -> None:
+    before, text = hashed(), (package / file).read_text()
+    assert old in text and hashed() == before
+    (package / file).write_text(text.replace(old, new, 1))
+    assert (hashed() != before) is matters
+
+
+def test_it_is_the_running_code_that_counts_not_the_file(package: Path) -> None:
+    before = hashed()
+    (package / "tools.py").write_text(FILES["tools.py"].replace("+ 1", "+ 2"))
+    assert code_hash(sys.modules["toypackage.learner"].Learner) == before
+
+
+def test_registries_do_not_tie_their_entries_together() -> None:
+    def first() -> Any:
+        return table["b"]
+
+    table = Registry(a=1)
+    before = code_hash(first)
+    table["b"] = candidates
+    assert code_hash(first) == before
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "changes"),
+    [
+        ("cllib.learners.ewc", "fisher", {"ewc"}),
+        ("cllib.learners.ewc", "add_pull", {"ewc", "si"}),
+        ("cllib.memory", "reservoir_batch", {"er"}),
+        ("cllib.memory", "reservoir_slots", {"mh er_reservoir"}),
+        ("cllib.losses", "xent_gradient", {"mh er_reservoir"}),
+        ("cllib.models.memory_head", "attend", {"mh er_reservoir"}),
+        ("cllib.training", "excerpt", {"er", "ewc", "si", "mh er_reservoir"}),
+        ("cllib.streams.base", "inputs", {"er", "ewc", "si", "mh er_reservoir"}),
+        ("cllib.results", "wide", set()),
+        ("cllib.figures", "scatter", set()),
+    ],
+)
+def test_a_changed_function_changes_the_runs_that_use_it(
+    module: str, function: str, changes: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("er", "ewc", "si", "mh er_reservoir")
+    programs = {name: Program((candidates()[name],), (1,)) for name in names}
+    before = {name: program.code() for name, program in programs.items()}
+    source = getattr(importlib.import_module(module), function)
+    monkeypatch.setattr(source, "__code__", (lambda *parts, **named: 12345).__code__)
+    assert {name for name, program in programs.items() if program.code() != before[name]} == changes
+
+
+def test_a_hash_is_the_same_in_another_process() -> None:
+    code = (
+        "from cllib.contract import candidates; from cllib.experiments import Program\n"
+        "print(*(Program((candidates()[n],), (1,)).code() for n in ('er', 'mh der')))"
+    )
+    here = [Program((candidates()[n],), (1,)).code() for n in ("er", "mh der")]
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=None
+        ).stdout.split()
+        for _ in range(2)
+    ]
+    assert said == [here, here]
+
+
+def test_classes_of_a_notebook_count_with_what_they_use(tmp_path: Path) -> None:
+    """Without a file to read: the cells are executed as a kernel does."""
+    cell = textwrap.dedent(
+        """
+        from dataclasses import dataclass
+        from torch import nn
+        from cllib.learners.naive import Naive
+
+        class Body(nn.Module):
+            def forward(self, x):
+                return x * {factor}
+
+        @dataclass(frozen=True)
+        class Net:
+            def build(self, shape, classes):
+                return Body()
+
+        class Mine(Naive):
+            def correct(self):
+                helper()
+
+        def helper():
+            return {other}
+        """
+    )
+    script = (
+        "import sys\nfrom cllib.fingerprint import code_hash\n"
+        "exec(compile(sys.argv[1], '<cell>', 'exec'), globals())\nprint(code_hash(Net), code_hash(Mine))"
+    )
+
+    def run(**values: int) -> list[str]:
+        command = [sys.executable, "-c", script, cell.format(**values)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    net, mine = run(factor=2, other=1)
+    assert run(factor=2, other=1) == [net, mine]
+    assert run(factor=3, other=1)[0] != net and run(factor=3, other=1)[1] == mine
+    assert run(factor=2, other=2)[1] != mine
