@@ -459,10 +459,11 @@ def check_device(config: Config) -> None:
 
 def check_settings(config: Config) -> None:
     """An impossible setting is refused at construction, by its name."""
+    config_is_head = isinstance(config, LearnerConfig)
     settings: Any = config if isinstance(config, LearnerConfig) else config.settings
     for field in fields(settings):
         value = getattr(settings, field.name)
-        if isinstance(value, bool) or not isinstance(value, int | float | str | None):
+        if not isinstance(value, int | float | str | None) or (isinstance(value, bool) and config_is_head):
             continue
         wrong: list[Any] = ["no such thing"] if isinstance(value, str) else [-1, float("nan"), "three"]
         wrong += [2.5] if isinstance(value, int) and not isinstance(config, LearnerConfig) else []

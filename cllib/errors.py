@@ -26,3 +26,15 @@ def whole(name: str, value: int, low: int, high: int | None = None) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
         limit = f"at least {low}" if high is None else f"between {low} and {high}"
         raise UserError(f"{name} = {value!r}: must be a whole number {limit}")
+
+
+def listed(name: str, value: object) -> None:
+    """Raise `UserError` unless `value` is a list or tuple."""
+    if not isinstance(value, list | tuple):
+        raise UserError(f"{name} = {value!r}: must be a list")
+
+
+def flag(name: str, value: object) -> None:
+    """Raise `UserError` unless `value` is true or false."""
+    if not isinstance(value, bool):
+        raise UserError(f"{name} = {value!r}: must be true or false")

@@ -147,9 +147,8 @@ def reservoir_batch(seen: int, count: int, size: int, draws: torch.Generator) ->
     u = torch.rand(count, generator=draws, dtype=torch.float64)
     slot = torch.where(t < size, t, (u * (t + 1)).long())
     rows = torch.nonzero(slot < size).squeeze(1)
-    last = torch.full((size,), DROPPED).scatter_reduce_(0, slot[rows], rows, "amax")
-    slots = torch.nonzero(last != DROPPED).squeeze(1)
-    return last[slots], slots
+    last = dict(zip(slot[rows].tolist(), rows.tolist(), strict=True))
+    return torch.tensor([*last.values()], dtype=torch.long), torch.tensor([*last], dtype=torch.long)
 
 
 class Reservoir:
@@ -171,6 +170,7 @@ class Reservoir:
         self.seen += count
 
     def _write(self, rows: Tensor, slots: Tensor, batch: Mapping[str, Tensor]) -> None:
+        """Put rows of the batch into their slots, each slot named once."""
         for name, values in batch.items():
             if name not in self.items:
                 self.items[name] = values.new_zeros(self.size, *values.shape[1:])

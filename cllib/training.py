@@ -84,7 +84,8 @@ class Batches:
 
     def _per_epoch(self, samples: int) -> int:
         """Batches in an epoch; a single sample that is left over joins the last one, for BatchNorm cannot take one."""
-        return max(1, (samples + self.batch_size - 2) // self.batch_size)
+        left_over = samples > self.batch_size > 1 and samples % self.batch_size == 1
+        return -(-samples // self.batch_size) - left_over
 
     def batches(self, e: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """x `[B, ...]`, y `[B]` of every step of experience e from `start` on."""

@@ -68,3 +68,9 @@ def test_minimum_and_worst_case_accuracy_by_hand() -> None:
     both = minimum_accuracy(np.stack([curve, curve / 2]), steps, ends)
     assert both == pytest.approx([0.35, 0.175])
     assert np.isnan(minimum_accuracy(curve[:2], steps[:2], ends))
+
+
+def test_chaudhry_looks_at_a_task_from_when_it_was_learned() -> None:
+    before_it_was_learned = [[0.9, 0.8, 0], [0.9, 0.6, 0], [0.9, 0.5, 0.9]]
+    assert METRICS["Forg (Chaudhry)"](before_it_was_learned) == pytest.approx((0 + 0.1) / 2)
+    assert METRICS["Forg"](before_it_was_learned) == pytest.approx((0 + 0.3) / 2)

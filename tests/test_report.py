@@ -1,6 +1,7 @@
 """What `cllib train` and `cllib report` print, and what they refuse."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click.testing
@@ -11,9 +12,11 @@ from cllib import metrics, report, results
 from cllib.cli import main
 from cllib.contract import tiny_stream
 from cllib.experiments import compare
+from cllib.learners import LEARNERS
 from cllib.models.networks import MLP
 from cllib.recipes import Recipe, parse
 from cllib.results import Record, all_kept, pooled
+from cllib.streams import merged
 
 SMALL = ["-p", "train_size=8", "-p", "test_size=4", "-p", "hidden=8"]
 
@@ -116,3 +119,21 @@ def test_a_damaged_record_in_the_store_is_named(networks: list[Record], tmp_path
     path.write_text(json.dumps([{"label": "half"}]))
     result = cllib("report", "--store", str(tmp_path))
     assert result.exit_code == 2 and f"{path}: not a whole result" in result.stderr
+
+
+def test_rows_that_share_a_name_say_in_what_they_differ(tmp_path: Path) -> None:
+    for size in (5, 6):
+        learner = {"er": Recipe("er", LEARNERS["er"].Settings(buffer_size=size), MLP((8,)), batch_size=8)}
+        compare("x", tiny_stream(), learner, [1], store=tmp_path)
+    said = cllib("report", "--store", str(tmp_path)).stdout
+    assert "buffer_size 5" in said and "buffer_size 6" in said and "step_size" not in said
+
+
+def test_odd_runs_do_not_stop_the_report(tmp_path: Path) -> None:
+    stream, learner = tiny_stream(), {"naive": Recipe(network=MLP((8,)), batch_size=8)}
+    compare("x", merged(stream), learner, [1], store=tmp_path)
+    compare("x", stream, learner, [1], store=tmp_path, track_norms=True)
+    compare("x", stream, learner, [2], store=tmp_path, probe_every=0)
+    compare("x", replace(stream, tests=()), learner, [2], store=tmp_path)
+    result = cllib("report", "--store", str(tmp_path))
+    assert result.exit_code == 0 and "tiny, merged" in result.stdout, result.output

@@ -4,11 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cllib import results
 from cllib.errors import UserError
 from cllib.experiments import choose, compare, grid, shape, together, vary
-from cllib.results import Record, best, load, save, wide
+from cllib.results import Record, all_kept, best, load, save, wide
 from cllib.streams import plane_stream
 from samples import LP, MH, STREAM, with_accuracy
 
@@ -92,3 +94,106 @@ def test_wide_table_keeps_order_and_shows_intervals(made: list[Record]) -> None:
     assert list(shown.index) == ["lp", "MH m=16"]
     assert shown.loc["lp", "modes-cdi"] == ".600\u00a0±\u00a0.248"
     assert shown.loc["MH m=16", "modes-cdi"] == "1.000\u00a0±\u00a0n/a"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": 12},
+        {"scenario": "task"},
+        {"sortable": False},
+        {"tests": STREAM.validations, "validations": STREAM.tests},
+        {"tests": ()},
+        {"experiences": STREAM.experiences[:-1]},
+    ],
+)
+def test_data_hash_knows_what_is_which(change: dict) -> None:
+    assert results.stream_hash(replace(STREAM, **change)) != results.stream_hash(STREAM)
+
+
+def test_names_are_not_data() -> None:
+    other = replace(STREAM, name="other", note="noted", whole=not STREAM.whole)
+    assert results.stream_hash(other) == results.stream_hash(STREAM)
+    first, second = (compare("x", stream, {"lp": LP}, [1])[0] for stream in (STREAM, other))
+    assert first.runs == second.runs and (second.stream, second.note, second.whole) == ("other", "noted", other.whole)
+
+
+def test_options_that_change_a_record_change_its_address() -> None:
+    def run(**options: int) -> list[str]:
+        return compare("x", STREAM, {"lp": LP}, [1], **options)[0].runs
+
+    assert run() == run(eval_chunk=10_000, track_every=50) != run(eval_chunk=7)
+    assert len({*run(), *run(track_every=10), *run(probe_every=5), *run(track_norms=True)}) == 4
+
+
+def test_a_seed_that_was_run_twice_counts_once(tmp_path: Path) -> None:
+    for seeds in ([1, 2, 3], [1, 2], [3]):
+        compare("x", STREAM, {"lp": LP, "MH": MH}, seeds, store=tmp_path)
+    pooled = all_kept(tmp_path)
+    assert sorted((r.label, sorted(r.seeds)) for r in pooled) == [
+        ("ClassicConfig vanilla", [1, 2, 3]),
+        ("MemoryHeadConfig vanilla", [1, 2, 3]),
+    ]
+    assert all(len(r.test) == len(r.online) == len(r.confusion) == 3 for r in pooled)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        ([], "nothing to run"),
+        ([1, 1], "each may be given once"),
+        (["a"], "seeds = 'a'"),
+        ([-1], "seeds = -1"),
+        ([1.5], "1.5"),
+    ],
+)
+def test_impossible_seeds_are_refused(seeds: list, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compare("x", STREAM, {"lp": LP}, seeds)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"track_evry": 3}, "option = 'track_evry': allowed are track_every"),
+        ({"order": "random"}, "order = 'random': allowed are published, own"),
+        ({"device": "gpu"}, "device = 'gpu'"),
+    ],
+)
+def test_misspelt_options_are_refused_even_where_the_run_is_kept(option: dict, message: str) -> None:
+    compare("x", STREAM, {"lp": LP}, [1])
+    with pytest.raises(UserError, match=message):
+        compare("x", STREAM, {"lp": LP}, [1], **option)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "not a whole result"),
+        ("[]", "not a whole result"),
+        ('{"digest": "0", "records": "[]"}', "does not match its digest"),
+    ],
+)
+def test_damaged_results_are_named(content: str, message: str, tmp_path: Path) -> None:
+    compare("x", STREAM, {"lp": LP}, [1], store=tmp_path)
+    path = next(tmp_path.rglob("records.json"))
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        compare("x", STREAM, {"lp": LP}, [1], store=tmp_path)
+
+
+def test_the_result_of_another_run_is_refused(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        compare("x", STREAM, {"lp": LP}, [seed], store=tmp_path)
+    first, second = sorted(tmp_path.rglob("records.json"))
+    second.write_text(first.read_text())
+    with pytest.raises(UserError, match="result of another run"):
+        all_kept(tmp_path)
+
+
+@given(st.text(min_size=1, max_size=12), st.text(min_size=1, max_size=12))
+def test_other_labels_get_other_files_inside_the_folder(one: str, other: str) -> None:
+    names = [results.file_name(text) for text in (one, other)]
+    assert (names[0] == names[1]) == (one == other)
+    for name in names:
+        assert Path(name).name == name and name.strip(".") and "\0" not in name

@@ -173,3 +173,18 @@ def test_progress_is_quiet_away_from_a_terminal(capfd: pytest.CaptureFixture[str
     assert capfd.readouterr() == ("", "")
     train(NAIVE.build(STREAM, 1), STREAM, NAIVE.feed(STREAM, 1), progress=True)
     assert "/30" in capfd.readouterr().err
+
+
+def test_times_and_memory_of_earlier_processes_count(tmp_path: Path) -> None:
+    history = History(5)
+    state = history.state_dict()
+    state |= {"elapsed": torch.tensor([100.0, 50.0], dtype=torch.float64), "memory": 10**15}
+    history.load_state_dict(state)
+    seconds, cpu_seconds = history.seconds().tolist()
+    assert 100 <= seconds < 160 and 50 <= cpu_seconds < 110 and history.peak() == 10**15
+
+
+def test_a_single_sample_left_over_joins_the_batch_before() -> None:
+    sizes = [len(y) for _, y in Batches(STREAM, 0, 23).batches(0)]
+    assert sizes == [24] and [len(y) for _, y in Batches(STREAM, 0, 1).batches(0)] == [1] * 24
+    assert [len(y) for _, y in Batches(STREAM, 0, 22).batches(0)] == [22, 2]

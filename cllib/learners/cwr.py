@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cllib.errors import flag
 from cllib.learners.naive import Losses, Naive
 from cllib.models.networks import classifier
 from cllib.streams.base import Experience
@@ -18,6 +19,9 @@ class CWRSettings:
     """freeze: train the body in the first experience only (off: AR1's variant, the body goes on learning)."""
 
     freeze: bool = True
+
+    def __post_init__(self) -> None:
+        flag("freeze", self.freeze)
 
 
 def consolidate(kept: Tensor, trained: Tensor, past: Tensor, now: Tensor) -> Tensor:

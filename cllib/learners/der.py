@@ -33,7 +33,10 @@ class DERPlusSettings(DERSettings):
 
 
 class DER(ER):
-    """loss(x, y) + alpha MSE(o(x'), z') + beta loss(x'', y''); (x', z') and (x'', y'') are two draws (eq. 5, 6)."""
+    """loss(x, y) + alpha MSE(o(x'), z') + beta loss(x'', y''); (x', z') and (x'', y'') are two draws (eq. 5, 6).
+
+    Where the experience is told, only the logits that compete are held.
+    """
 
     Settings = DERSettings
     off: ClassVar[Mapping[str, Any] | None] = {"alpha": 0.0, "beta": 0.0}

@@ -25,7 +25,10 @@ class ReplaySettings:
 
 
 class ER(Naive):
-    """Cross-entropy, averaged over the batch and the replayed samples alike: one forward for both."""
+    """Cross-entropy, averaged over the batch and the replayed samples alike: one forward for both.
+
+    Every batch is offered to the memory, in every epoch.
+    """
 
     Settings = ReplaySettings
     off: ClassVar[Mapping[str, Any] | None] = {"replay_size": 0}

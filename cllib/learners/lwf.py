@@ -38,8 +38,8 @@ def distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
 class LwF(Naive):
     """Cross-entropy, and distillation from a copy of the network made at the end of the last experience.
 
-    What the copy teaches: each earlier experience's own classes where the experience is told ("task"), else all classes
-    seen before.
+    What the copy teaches: each earlier experience's own classes where the experience is told ("task"; the mean over
+    experiences counts), else all classes seen before.
     """
 
     Settings = LwFSettings

@@ -14,7 +14,7 @@ from cllib.models.networks import evaluating, trainable
 
 @dataclass(frozen=True)
 class MIRSettings(ReplaySettings):
-    """pool: how many times `replay_size` candidates are looked at (1: ER, but for which logits are asked for)."""
+    """pool: how many times `replay_size` candidates are looked at (1 is ER)."""
 
     pool: int = 4
 

@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from cllib.errors import UserError, whole, within
+from cllib.errors import UserError, listed, whole, within
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class MLP:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        listed("hidden", self.hidden)
         for width in self.hidden:
             whole("hidden", width, 1)
         within("dropout", self.dropout, 0, 0.95)
@@ -41,6 +42,7 @@ class CNN:
     channels: tuple[int, ...] = (32, 64, 128)
 
     def __post_init__(self) -> None:
+        listed("channels", self.channels)
         if not self.channels:
             raise UserError("channels is empty: give at least one number of channels")
         for width in self.channels:

@@ -18,7 +18,7 @@ from torch import Tensor
 from cllib.datasets import cifar, digits, folder, mnist
 from cllib.datasets.files import cache_folder
 from cllib.datasets.labelled import Labelled, nth_of_class, resized, subset
-from cllib.errors import UserError, one_of, whole, within
+from cllib.errors import UserError, flag, listed, one_of, whole, within
 from cllib.randomness import generator
 from cllib.streams.base import Experience, Stream
 
@@ -66,7 +66,7 @@ def permuted(data: Labelled, experiences: int, seed: int, first: bool = False) -
 
     first: permute the first copy too; otherwise it stays as it is (Goodfellow et al. 2013).
     """
-    whole("experiences", experiences, 1)
+    whole("experiences", experiences, 1, 10_000)
     pixels = data.train_x[0].numel()
     draws = generator(seed, "pixel permutation")
     orders = [torch.randperm(pixels, generator=draws) for _ in range(experiences)]
@@ -174,6 +174,9 @@ class StreamConfig:
         if len(self.datasets) < 2 and self.kind == "domains":
             raise UserError(f"datasets = {self.datasets}: kind = 'domains' takes two or more")
         self._check_kind()
+        flag("permute_first", self.permute_first)
+        if self.order is not None:
+            listed("order", self.order)
         if self.order is not None and self.order_seed is not None:
             raise UserError(f"order = {self.order}: not together with order_seed = {self.order_seed}")
         if "folder" in self.datasets and self.data_dir is None:

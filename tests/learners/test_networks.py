@@ -1,6 +1,6 @@
 """Learners of networks: each does what its equations say, against a plain computation."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cllib.contract import tiny_stream
+from cllib.contract import Noisy, tiny_stream
 from cllib.errors import UserError
 from cllib.learners import LEARNERS
 from cllib.learners.cwr import consolidate
@@ -374,3 +374,154 @@ def test_networks_refuse_what_they_cannot_take() -> None:
         CNN(())
     with pytest.raises(UserError, match="no linear layer"):
         LEARNERS["cwr*"](LEARNERS["cwr*"].Settings(), nn.Conv2d(1, 2, 3), None, 0)
+
+
+def noisy(learner: str, momentum: float = 0.0, **settings: Any) -> Any:
+    """A learner whose network has BatchNorm and dropout, in the first experience."""
+    recipe = Recipe(learner, LEARNERS[learner].Settings(**settings), Noisy(), step_size=RATE, momentum=momentum)
+    found = recipe.build(STREAM, 1)
+    found.begin(STREAM.experiences[0])
+    return found
+
+
+def statistics(network: nn.Module) -> list[Tensor]:
+    return [buffer.clone() for buffer in network.buffers()]
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_si_counts_a_negative_path_as_none() -> None:
+    learner = made("si")
+    learner.path = [torch.full_like(w, -1.0) for w in learner.path]
+    learner.finish(STREAM.experiences[0])
+    assert all((omega == 0).all() for omega in learner.importance)
+
+
+def test_cwr_counts_samples_over_all_experiences() -> None:
+    learner = made("cwr*")
+    for _ in range(2):
+        learner.begin(STREAM.experiences[0])
+        for k in range(3):
+            learner.observe(*batch(0, k))
+        learner.finish(STREAM.experiences[0])
+    assert float(learner.past.sum()) == 24 and float(learner.past[2:].sum()) == 0
+
+
+def test_cwr_freezes_the_statistics_of_the_body_too() -> None:
+    learner = noisy("cwr*")
+    learner.observe(*batch(0, 0))
+    learner.finish(STREAM.experiences[0])
+    before = statistics(learner.network)
+    learner.begin(STREAM.experiences[1])
+    learner.observe(*batch(1, 0))
+    assert same(statistics(learner.network), before)
+
+
+def test_cwr_keeps_old_classes_in_play_while_it_learns_new_ones() -> None:
+    learner = made("cwr*")
+    for k in range(6):
+        learner.observe(*batch(0, k))
+    learner.finish(STREAM.experiences[0])
+    x = STREAM.tests[0].x
+    old = learner.predict(x)[:, :2]
+    learner.begin(STREAM.experiences[1])
+    rows = learner._rows()
+    torch.testing.assert_close(learner.predict(x)[:, :2], old)
+    assert torch.equal(learner._rows(), rows), "predicting puts the training rows back"
+
+
+def test_lwf_is_taught_in_evaluation_mode() -> None:
+    learner = noisy("lwf")
+    learner.observe(*batch(0, 0))
+    learner.finish(STREAM.experiences[0])
+    again = noisy("lwf")
+    again.load_state_dict(learner.state_dict())
+    for one in (learner, again):
+        one.observe(*batch(1, 0))
+        assert not any(module.training for module in one.teacher.modules())
+        assert torch.equal(one.teacher(batch(1, 1)[0]), one.teacher(batch(1, 1)[0]))
+
+
+def test_mir_looks_without_changing_statistics() -> None:
+    learner = noisy("mir")
+    learner.observe(*batch(0, 0))
+    before, items = statistics(learner.network), learner.memory.all()
+    first, second = (learner.rise(*batch(0, 1), items["x"], items["y"]) for _ in range(2))
+    assert same(statistics(learner.network), before) and torch.equal(first, second)
+
+
+def test_gdumb_starts_over_with_its_optimiser_too() -> None:
+    learner = made("gdumb", buffer_size=8, memory_epochs=3, memory_batch=8)
+    learner.optimiser.param_groups[0]["momentum"] = 0.9
+    learner.fresh["param_groups"][0]["momentum"] = 0.9
+    learner.observe(*batch(0, 0, 8))
+    ends = []
+    for _ in range(2):
+        learner.finish(STREAM.experiences[0])
+        ends.append(weights(learner))
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_er_draws_before_it_stores() -> None:
+    learner = made("er", buffer_size=100, replay_size=100)
+    for k in range(3):
+        shown = []
+        learner.network.register_forward_hook(lambda _, inputs, __, seen=shown: seen.append(len(inputs[0])))
+        learner.observe(*batch(0, k))
+        assert shown[0] == 4 + 4 * k, "the new batch, and what was stored before it"
+
+
+class FirstTwo(nn.Module):
+    """A network that has no other classes."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)[:, :2]
+
+
+@pytest.mark.parametrize("variant", ["exact", "empirical"])
+def test_fisher_of_a_told_experience_is_that_of_a_network_without_other_classes(variant: str) -> None:
+    learner, (x, y) = made("naive", "task"), batch(0, 0, 6)
+    found = fisher(learner.network, x, y, learner.rivals, variant, generator(0, "fisher"))
+    for a, b in zip(found, reference_fisher(FirstTwo(learner.network), x, y, variant), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["agem", "ewc", "si"])
+def test_parameters_that_are_not_used_are_left_alone(name: str) -> None:
+    recipe = Recipe(name, network=WithSpare(), weight_decay=0.5, step_size=RATE)
+    learner = recipe.build(STREAM, 1)
+    for e in (0, 1):
+        learner.begin(STREAM.experiences[e])
+        for k in range(2):
+            learner.observe(*batch(e, k))
+        learner.finish(STREAM.experiences[e])
+    assert torch.equal(learner.network.spare, torch.ones(3)), "weight decay included"
+
+
+@dataclass(frozen=True)
+class WithSpare:
+    """A network with a parameter that no output depends on."""
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        network = MLP((7,)).build(shape, classes)
+        network.spare = nn.Parameter(torch.ones(3))
+        return network
+
+
+def test_der_holds_only_logits_that_compete() -> None:
+    learner = made("der", "task", buffer_size=6, replay_size=3)
+    learner.observe(*batch(0, 0))
+    items = stored(learner)
+    squares = (learner.network(items["x"]) - items["logits"])[:, :2].square()
+    (x, y), before = batch(0, 1), weights(learner)
+    loss = F.cross_entropy(learner.network(x)[:, :2], y) + 0.5 * squares.mean()
+    wanted = gradients(learner, loss)
+    learner.observe(x, y)
+    assert_step(learner, before, wanted)

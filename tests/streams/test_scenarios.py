@@ -151,7 +151,7 @@ def test_permutations_do_not_depend_on_how_many_there_are_or_on_the_first() -> N
 
 
 def test_permuted_needs_a_copy() -> None:
-    with pytest.raises(UserError, match="experiences = 0: must be a whole number at least 1"):
+    with pytest.raises(UserError, match="experiences = 0: must be a whole number between 1 and 10000"):
         permuted(pictures(1, 2, 2), 0, 0)
 
 
