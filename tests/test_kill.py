@@ -1,6 +1,5 @@
 """Real processes, killed with SIGKILL at random moments: the same command ends with the same bits."""
 
-import json
 import multiprocessing
 import random
 import time
@@ -150,8 +149,11 @@ def test_two_processes_share_one_run(straight: Any, tmp_path: Path) -> None:
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     work("naive", tmp_path)
     (path,) = tmp_path.rglob("records.json")
-    content = json.loads(path.read_text())
-    content[0]["note"] = "taken from the store"
-    path.write_text(json.dumps(content))
-    (record,) = compare("again", tiny_stream(), {"n": config_of("naive")}, [SEED], store=tmp_path, checkpoint_every=1)
-    assert record.note == "taken from the store" and (record.experiment, record.label) == ("again", "n")
+    written, steps = path.stat().st_mtime_ns, list[int]()
+
+    def watch(step: int, learner: Any) -> None:
+        steps.append(step)
+
+    options: dict[str, Any] = {"store": tmp_path, "checkpoint_every": 1, "watch": watch}
+    (record,) = compare("again", tiny_stream(), {"n": config_of("naive")}, [SEED], **options)
+    assert not steps and path.stat().st_mtime_ns == written and (record.experiment, record.label) == ("again", "n")
