@@ -27,6 +27,11 @@ Config = LearnerConfig | Recipe
 # Of what `training.train` can be told, this changes what a record holds.
 MATTERING = ("track_every", "probe_every", "probe_size", "eval_chunk", "track_norms")
 TOLD = signature(train).parameters
+OPTIONS = (
+    *(name for name in TOLD if name not in ("learner", "stream", "feed", "keeper")),
+    "checkpoint_every",
+    "tensorboard",
+)
 
 
 @dataclass(frozen=True)
@@ -177,17 +182,9 @@ def compare(
     every run; networks always draw theirs. options: see `execute` and `training.train`.
     """
     seeds = [int(seed) if isinstance(seed, np.integer) else seed for seed in seeds]
-    if not learners or not seeds:
-        raise UserError("nothing to run: give at least one learner and one seed")
-    one_of("order", order, ("published", "own"))
-    for name in options:
-        one_of("option", name, (*list(TOLD)[3:-1], "checkpoint_every", "tensorboard"))
-    for seed in seeds:
-        whole("seeds", seed, 0)
-    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise UserError(f"device = {device!r}: must be 'cpu', or 'cuda' where torch can use a GPU")
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds = {list(seeds)}: each may be given once")
+    if not learners:
+        raise UserError("nothing to run: give at least one learner")
+    check(seeds, order, device, options)
     stream = stream.to(device)
     data, made = results.stream_hash(stream), dict[str, list[Record]]()
     for labels, program in programs(learners, seeds, order):
@@ -202,6 +199,21 @@ def compare(
     if where is not None:
         results.save(pooled, where)
     return pooled
+
+
+def check(seeds: Sequence[int], order: str, device: str, options: Mapping[str, Any]) -> None:
+    """Raise UserError for what `compare` cannot be told."""
+    if not seeds:
+        raise UserError("nothing to run: give at least one seed")
+    for seed in seeds:
+        whole("seeds", seed, 0)
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds = {list(seeds)}: each may be given once")
+    one_of("order", order, ("published", "own"))
+    for name in options:
+        one_of("option", name, OPTIONS)
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise UserError(f"device = {device!r}: must be 'cpu', or 'cuda' where torch can use a GPU")
 
 
 # --- chapter 1: many configurations in one program ---
