@@ -43,6 +43,12 @@ def one_line() -> Iterator[None]:
         raise BadInput(str(error)) from error
     except (notebooks.ChapterFailed, site.SiteFailed) as error:
         raise click.ClickException(str(error)) from error
+    except (MemoryError, OverflowError) as error:
+        raise BadInput(f"a number is too large for this machine ({error})") from error
+    except RuntimeError as error:
+        if "allocate" not in str(error):
+            raise
+        raise BadInput(f"a number is too large for this machine ({str(error).splitlines()[0]})") from error
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -128,6 +134,8 @@ def print_report(profile: str, store: Path | None, csv: Path | None) -> None:
 
     with one_line():
         one_of("profile", profile, chapters.PROFILES)
+        if store is not None and not store.is_dir():
+            raise UserError(f"--store {store}: no such folder")
         made = results.all_kept(store or runs.store())
         click.echo(report.whole(made, runs.artifacts() / profile / "records"))
         if csv is not None:

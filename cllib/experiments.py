@@ -15,10 +15,11 @@ from cllib.checkpoints import Keeper
 from cllib.errors import UserError, one_of, whole
 from cllib.fingerprint import code_hash
 from cllib.learners.heads import LearnerConfig, build
+from cllib.learners.heads.vanilla import Vanilla
 from cllib.models.memory_head import PER_RUN, MemoryHeadConfig
 from cllib.randomness import generator
 from cllib.recipes import Recipe
-from cllib.results import Record
+from cllib.results import Record, records
 from cllib.streams.base import Stream, flattened, orders
 from cllib.training import Batches, Learner, Online, Outcome, train
 from cllib.watching import TensorBoard, each
@@ -66,8 +67,9 @@ class Program:
     def code(self) -> str:
         """Hash of the code it runs."""
         if self.recipe is not None:
-            return code_hash(train, Recipe.build, Recipe.feed, self.recipe.kind, type(self.recipe.network))
-        return code_hash(train, build, orders, Online)
+            return code_hash(train, records, Recipe.build, Recipe.feed, self.recipe.kind, self.recipe.network)
+        heads = [config.head for config in self.configs if isinstance(config, LearnerConfig)]
+        return code_hash(train, records, start_heads, flattened, *{type(head) for head in heads[:1]})
 
     def defaults(self) -> dict[str, Any]:
         """What `train` is told where the caller says nothing."""
@@ -80,10 +82,17 @@ class Program:
         if self.recipe is not None:
             return self.recipe.build(stream, self.seeds[0], device), self.recipe.feed(stream, self.seeds[0])
         pairs = list(product(self.configs, self.seeds))
-        seeds = [seed for _, seed in pairs]
-        learner = build(stream, [config for config, _ in pairs], seeds, device)  # type: ignore[misc]
-        draws = [generator(seed, "order") for seed in seeds] if self.order == "own" else None
-        return learner, Online(stream, orders(stream, draws), learner.runs)
+        configs, seeds = [config for config, _ in pairs], [seed for _, seed in pairs]
+        return start_heads(stream, configs, seeds, self.order == "own", device)  # type: ignore[arg-type]
+
+
+def start_heads(
+    stream: Stream, configs: Sequence[LearnerConfig], seeds: Sequence[int], shuffle: bool, device: str | torch.device
+) -> tuple[Vanilla, Online]:
+    """R (configuration, seed) pairs of chapter 1 before their first sample, and how the stream is shown to them."""
+    learner = build(stream, configs, seeds, device)
+    draws = [generator(seed, "order") for seed in seeds] if shuffle else None
+    return learner, Online(stream, orders(stream, draws), learner.runs)
 
 
 def described(config: Config) -> dict[str, Any]:
@@ -107,9 +116,8 @@ def run(
     order. options: passed on to `train`.
     """
     stream = flattened(stream.to(device))
-    learner = build(stream, configs, seeds, device)
-    draws = [generator(seed, "order") for seed in seeds] if shuffle else None
-    return train(learner, stream, Online(stream, orders(stream, draws), learner.runs), **options)
+    learner, feed = start_heads(stream, configs, seeds, shuffle, device)
+    return train(learner, stream, feed, **options)
 
 
 def programs(learners: Mapping[str, Config], seeds: Sequence[int], order: str) -> list[tuple[tuple[str, ...], Program]]:
@@ -154,10 +162,11 @@ def execute(
                 options["log"] = each([log for log in logs if log is not None])
             learner, feed = program.start(stream, device)
             outcome = train(learner, stream, feed, keeper=keeper, **options)
-            made = results.records(
+            made = records(
                 stream, program.describe(), program.seeds, outcome, device, program.order, data, code, address
             )
-            made = [replace(r, label=label) for r, label in zip(made, program.labels(), strict=True)]
+            pairs = zip(made, program.labels(), strict=True)
+            made = [replace(record, label=label, measuring=setting) for record, label in pairs]
             results.keep(made, folder)
             keeper.tidy()
         return made

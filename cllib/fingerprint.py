@@ -2,22 +2,31 @@
 
 Taken from compiled code, so comments, docstrings and layout do not count, classes written in a notebook do, and a file
 that was edited after it was loaded does not. Libraries installed beside this package do not count: `runs.address`
-counts them by version. Nor does what stands in a `Registry` and is not used.
+counts them by version. Nor does what stands in a `Registry`: who picks from one passes on what was picked.
 """
 
 import dis
+import enum
 import functools
 import hashlib
+import importlib
 import inspect
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType
 from typing import Any
+
+import numpy as np
+import torch
+
+from cllib.datasets.files import hash_arrays
 
 HERE = __name__.split(".")[0]
 LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+PLAIN = (type(None), bool, int, float, complex, str, bytes, range, enum.Enum, np.generic, torch.dtype, torch.device)
+DEEPEST = 12  # objects inside objects
 DOCUMENTED = getattr(inspect, "CO_HAS_DOCSTRING", 0x4000000)  # a flag of Python 3.13; before, the first constant
 
 
@@ -26,16 +35,21 @@ class Registry(dict[str, Any]):
 
 
 def code_hash(*parts: Any) -> str:
-    """16 hex digits of the code of classes, functions and modules, and of all of it that they use."""
+    """16 hex digits of classes, functions, modules and other values, and of all code that they use."""
     found: dict[int, tuple[Any, str]] = {}
-    waiting = list(parts)
+    first = [piece for part in parts for piece in value_of("part", part)]
+    texts, waiting = (
+        [piece for piece in first if isinstance(piece, str)],
+        [p.thing for p in first if isinstance(p, Use)],
+    )
     while waiting:
         part = waiting.pop()
         if id(part) not in found and counts(part):
             pieces = list(uses(part))
-            found[id(part)] = part, repr([piece for piece in pieces if isinstance(piece, str)])
+            said = repr([piece for piece in pieces if isinstance(piece, str)])
+            found[id(part)] = part, f"{name_of(part)} {said}"
             waiting += [piece.thing for piece in pieces if isinstance(piece, Use)]
-    texts = sorted(f"{name_of(part)} {text}" for part, text in found.values())
+    texts += sorted(text for _, text in found.values())
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
@@ -47,7 +61,8 @@ class Use:
 
 
 def name_of(part: Any) -> str:
-    """Where a thing is defined."""
+    """Where a class or function is defined; of anything else, its kind."""
+    part = part if hasattr(part, "__qualname__") or inspect.ismodule(part) else type(part)
     return f"{getattr(part, '__module__', '')}.{getattr(part, '__qualname__', getattr(part, '__name__', ''))}"
 
 
@@ -65,17 +80,20 @@ def is_own(module: str) -> bool:
     if module.split(".")[0] in (HERE, "__main__", "__mp_main__"):
         return True
     origin = getattr(sys.modules.get(module), "__file__", None)
-    return origin is not None and not any(Path(origin).is_relative_to(folder) for folder in LIBRARIES)
+    if origin is None or {"site-packages", "dist-packages"} & set(Path(origin).parts):
+        return False
+    return not any(Path(origin).is_relative_to(folder) for folder in LIBRARIES)
 
 
 def uses(part: Any) -> Iterator[str | Use]:
     """What a function, class or module is made of: texts that stand for it, and things it refers to."""
     if inspect.ismodule(part):
         for name, value in sorted(vars(part).items()):
-            if getattr(value, "__module__", part.__name__) == part.__name__ and not name.startswith("__"):
+            if not name.startswith("__") and not inspect.ismodule(value):
                 yield from value_of(name, value)
     elif inspect.isclass(part):
-        yield from (Use(base) for base in part.__mro__[1:])
+        yield f"bases {[name_of(base) for base in part.__mro__]}"
+        yield from (Use(base) for base in (*part.__mro__[1:], type(part)))
         for name, value in sorted(vars(part).items()):
             if name not in (
                 "__doc__",
@@ -109,11 +127,15 @@ def function_uses(part: Any) -> Iterator[str | Use]:
     for name in sorted(names_in(code)):
         if name in part.__globals__:
             yield from value_of(name, part.__globals__[name])
+        elif name.split(".")[0] in (HERE, part.__module__.split(".")[0]) and "." in name:
+            yield Use(importlib.import_module(name))  # imported inside the function
 
 
 def said(code: CodeType) -> Iterator[str]:
     """The instructions, names and constants of a piece of compiled code, its docstring left out."""
-    yield f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {code.co_freevars}"
+    counts_of = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & 0x0C
+    yield f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {code.co_freevars} {counts_of}"
+    yield code.co_exceptiontable.hex()
     constants = list(code.co_consts)
     documented = code.co_flags & DOCUMENTED if sys.version_info >= (3, 13) else not code.co_name.startswith("<")
     if documented and constants and (constants[0] is None or isinstance(constants[0], str)):
@@ -128,28 +150,52 @@ def said(code: CodeType) -> Iterator[str]:
 def names_in(code: CodeType) -> set[str]:
     """The global names that a piece of compiled code, or what is defined inside it, reads."""
     inner = [names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
-    read = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    wanted = ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_NAME")
+    read = {i.argval for i in dis.get_instructions(code) if i.opname in wanted}
     return read.union(*inner)
 
 
-def value_of(name: str, value: Any) -> Iterator[str | Use]:
-    """What a value stands for: plain values by what they are, code by use, tables by their content."""
-    if isinstance(value, Registry):
+def value_of(name: str, value: Any, around: tuple[int, ...] = ()) -> Iterator[str | Use]:
+    """What a value stands for: plain values by what they are, code by use, everything else by kind and content.
+
+    around: what it is inside of, so that a circle ends.
+    """
+    if isinstance(value, Registry) or id(value) in around:
         return
-    if value is None or isinstance(value, bool | int | float | str | bytes):
+    inside = (*around, id(value))
+    if isinstance(value, PLAIN):
         yield f"{name}={value!r}"
-    elif isinstance(value, staticmethod | classmethod):
-        yield Use(value.__func__)
-    elif isinstance(value, property | functools.cached_property):
-        yield from (Use(f) for f in (getattr(value, "fget", None), getattr(value, "func", None)) if f is not None)
-    elif isinstance(value, functools.partial):
-        yield from value_of(name, [value.func, value.args, value.keywords])
+    elif isinstance(value, torch.Tensor | np.ndarray):
+        yield f"{name}={hash_arrays(value)}"
     elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from value_of(f"{name}[{key!r}]", item)
+        for key, item in list(value.items()):
+            yield from value_of(f"{name}[{key if isinstance(key, PLAIN) else name_of(key)!r}]", item, inside)
     elif isinstance(value, list | tuple | set | frozenset):
-        for item in sorted(value, key=repr) if isinstance(value, set | frozenset) else value:
-            yield from value_of(name, item)
-    elif isinstance(value, ModuleType) or callable(value):
-        yield f"{name}:{name_of(value)}"
+        yield f"{name} of {len(value)}"
+        for item in sorted(value, key=key_of) if isinstance(value, set | frozenset) else value:
+            yield from value_of(f"{name}.", item, inside)
+    elif inspect.isclass(value) or inspect.ismodule(value) or inspect.isfunction(value) or inspect.isbuiltin(value):
+        yield f"{name}:{name_of(value) if not inspect.ismodule(value) else value.__name__}"
         yield Use(value)
+    elif len(inside) < DEEPEST:
+        yield f"{name}:{name_of(value)}"
+        yield Use(type(value))
+        yield from value_of(f"{name}.", contents(value), inside)
+
+
+def key_of(item: Any) -> str:
+    """What a set is sorted by, in every process the same."""
+    return repr(item) if isinstance(item, PLAIN) else name_of(item)
+
+
+def contents(value: Any) -> dict[str, Any]:
+    """What an object holds, by name."""
+    if inspect.ismethod(value):
+        return {"function": value.__func__, "self": value.__self__}
+    if isinstance(value, staticmethod | classmethod):
+        return {"function": value.__func__}
+    if isinstance(value, property):
+        return {"get": value.fget, "set": value.fset, "delete": value.fdel}
+    if isinstance(value, functools.partial | functools.partialmethod):
+        return {"function": value.func, "arguments": value.args, "named": value.keywords}
+    return dict(vars(value)) if hasattr(value, "__dict__") else {}

@@ -1,5 +1,6 @@
 """What a run of a network is made of: a method, a network, an optimiser, and how the stream is shown."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 
 from cllib.errors import UserError, one_of, whole, within
+from cllib.fingerprint import name_of
 from cllib.learners import LEARNERS
 from cllib.learners.naive import Naive
 from cllib.models.networks import MLP, NETWORKS
@@ -82,7 +84,9 @@ class Recipe:
     def describe(self) -> dict[str, Any]:
         """The recipe as plain values, with the names of the classes."""
         named = {"settings": self.settings, "network": self.network}
-        return {**asdict(self), **{name: {"kind": type(part).__name__, **asdict(part)} for name, part in named.items()}}
+        told = {**asdict(self), **{name: {"kind": type(part).__name__, **asdict(part)} for name, part in named.items()}}
+        plain: dict[str, Any] = json.loads(json.dumps(told, default=name_of))
+        return plain
 
 
 PLAIN = ("optimizer", "step_size", "momentum", "weight_decay", "batch_size", "epochs", "iterations")

@@ -64,7 +64,8 @@ def measured(record: Record) -> dict[str, metrics.Array]:
 
 def differences(made: Sequence[Record]) -> list[str]:
     """Of every record, the settings in which it differs from others of its learner and stream."""
-    flat = [flattened(record.learner) | {"note": record.note, "code": record.code} for record in made]
+    other = ("note", "code", "data", "order", "device")
+    flat = [flattened(r.learner) | r.measuring | r.versions | {name: getattr(r, name) for name in other} for r in made]
     told = []
     for record, mine in zip(made, flat, strict=True):
         same = (record.stream, record.label)

@@ -37,7 +37,8 @@ class Record:
     stream, `[n][C][C]`, rows true; curve: accuracy on an excerpt of every test set while training, `[n][K][J]`, after
     `steps: [K]`; ends: steps done at the end of each experience, `[E]`; diverged: whether the last answers were no
     finite numbers; bytes: kept by one run, by part; peak_memory: bytes the process held at most; energy: joules and how
-    they were got; runs: addresses of what it was made from; code: hash of the code that made it.
+    they were got; measuring: what the loop was told of it; runs: addresses of what it was made from; code: hash of the
+    code that made it.
     """
 
     experiment: str
@@ -71,6 +72,7 @@ class Record:
     bytes: dict[str, int] = field(default_factory=dict)
     peak_memory: int = 0
     energy: dict[str, Any] = field(default_factory=dict)
+    measuring: dict[str, Any] = field(default_factory=dict)
     runs: list[str] = field(default_factory=list)
     code: str = ""
 
@@ -248,7 +250,7 @@ def kept(folder: Path) -> list[Record] | None:
         content = json.loads(path.read_text())
         whole = content["digest"] == _seal(content["records"])
         made = [Record(**record) for record in json.loads(content["records"])]
-    except (OSError, ValueError, TypeError, LookupError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise UserError(f"{path}: not a whole result ({error}); delete it and run again") from error
     if not whole:
         raise UserError(f"{path}: damaged, its content does not match its digest; delete it and run again")

@@ -1,18 +1,23 @@
 """The hash of running code: what it sees, and what it does not."""
 
+import functools
 import importlib
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from cllib.contract import candidates
-from cllib.experiments import Program
+from cllib.contract import candidates, tiny_stream
+from cllib.experiments import Program, compare
 from cllib.fingerprint import Registry, code_hash, is_own
 
 LEARNER = """
@@ -129,6 +134,7 @@ def test_registries_do_not_tie_their_entries_together() -> None:
         ("cllib.models.memory_head", "attend", {"mh er_reservoir"}),
         ("cllib.training", "excerpt", {"er", "ewc", "si", "mh er_reservoir"}),
         ("cllib.streams.base", "inputs", {"er", "ewc", "si", "mh er_reservoir"}),
+        ("cllib.streams.base", "flattened", {"mh er_reservoir"}),
         ("cllib.results", "wide", set()),
         ("cllib.figures", "scatter", set()),
     ],
@@ -197,3 +203,86 @@ def test_classes_of_a_notebook_count_with_what_they_use(tmp_path: Path) -> None:
     assert run(factor=2, other=1) == [net, mine]
     assert run(factor=3, other=1)[0] != net and run(factor=3, other=1)[1] == mine
     assert run(factor=2, other=2)[1] != mine
+
+
+def plain() -> int:
+    return 1
+
+
+class Holder:
+    """Something with a value inside."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+@dataclass(frozen=True)
+class Frozen:
+    value: Any
+
+
+VALUES = [
+    (torch.tensor([1.0]), torch.tensor([2.0])),
+    (np.array([1]), np.array([2])),
+    (np.float64(1), np.float64(2)),
+    (torch.float32, torch.float64),
+    (range(3), range(4)),
+    (nn.MSELoss(), nn.L1Loss()),
+    (nn.CrossEntropyLoss(label_smoothing=0.0), nn.CrossEntropyLoss(label_smoothing=0.5)),
+    (Holder(1), Holder(2)),
+    (Frozen(1.0), Frozen(2.0)),
+    (Frozen(Holder(nn.ReLU)), Frozen(Holder(nn.GELU))),
+    (Holder(1).__init__, Holder(2).__init__),
+    (functools.partial(print, 1), functools.partial(print, 2)),
+    (functools.partialmethod(print, 1), functools.partialmethod(print, 2)),
+    (property(Holder.__init__), property(Frozen.__init__)),
+    (staticmethod(len), staticmethod(abs)),
+    (((1, 2), 3), (1, (2, 3))),
+    ({nn.functional.relu: 1}, {nn.functional.gelu: 1}),
+    (lambda a: 1, lambda *a: 1),
+    (torch.no_grad()(plain), torch.enable_grad()(plain)),
+]
+
+
+@pytest.mark.parametrize("pair", VALUES, ids=[str(k) for k in range(len(VALUES))])
+def test_other_values_give_other_hashes(pair: tuple[Any, Any]) -> None:
+    assert code_hash(pair[0]) == code_hash(pair[0]) != code_hash(pair[1])
+
+
+def test_a_circle_ends_and_libraries_are_not_walked() -> None:
+    circle: list[Any] = [1]
+    circle.append(circle)
+    assert code_hash(circle) == code_hash(circle)
+    assert not is_own("torch") and not is_own("numpy") and not is_own("json") and is_own("cllib.memory")
+
+
+def test_bases_count_in_their_order() -> None:
+    class A:
+        pass
+
+    class B:
+        pass
+
+    made = [type("C", bases, {"__module__": __name__}) for bases in ((A, B), (B, A), (A,), (nn.ReLU,), (nn.GELU,))]
+    assert len({code_hash(kind) for kind in made}) == len(made)
+
+
+def test_networks_of_other_parts_have_other_codes() -> None:
+    base = candidates()["naive"]
+    networks = [Frozen(nn.ReLU), Frozen(nn.GELU), Frozen(Frozen(1)), Frozen(Holder(1))]
+    assert len({code_hash(network) for network in networks}) == len(networks)
+    program = Program((base,), (1,))
+    before = program.code()
+    compare("x", tiny_stream(), {"naive": base}, [1])
+    assert program.code() == before, "running changes nothing"
+
+
+def test_where_a_try_block_ends_counts() -> None:
+    sources = ["def f(g):\n    try:\n        g()\n        g()\n    except OSError:\n        pass\n"]
+    sources.append("def f(g):\n    try:\n        g()\n    except OSError:\n        pass\n    else:\n        g()\n")
+    made = []
+    for source in sources:
+        space: dict[str, Any] = {"__name__": "__main__"}
+        exec(source, space)
+        made.append(code_hash(space["f"]))
+    assert made[0] != made[1]

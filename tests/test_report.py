@@ -129,6 +129,25 @@ def test_rows_that_share_a_name_say_in_what_they_differ(tmp_path: Path) -> None:
     assert "buffer_size 5" in said and "buffer_size 6" in said and "step_size" not in said
 
 
+def test_curves_on_other_excerpts_are_not_pooled(tmp_path: Path) -> None:
+    learner = {"naive": Recipe(network=MLP((8,)), batch_size=8)}
+    compare("x", tiny_stream(), learner, [1, 2], store=tmp_path)
+    compare("x", tiny_stream(), learner, [3], store=tmp_path, probe_size=6)
+    assert sorted(r.n for r in all_kept(tmp_path)) == [1, 2]
+    assert "probe_size 6" in cllib("report", "--store", str(tmp_path)).stdout
+
+
+@pytest.mark.parametrize("option", ["batch_size=99999999999999999999999", "hidden=99999999999"])
+def test_numbers_too_large_end_in_one_line(option: str, tmp_path: Path) -> None:
+    result = cllib("train", "er", "-p", option, "--store", str(tmp_path))
+    assert result.exit_code == 2 and "too large for this machine" in result.stderr, result.output
+
+
+def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:
+    result = cllib("report", "--store", str(tmp_path / "nowhere"))
+    assert result.exit_code == 2 and "no such folder" in result.stderr
+
+
 def test_odd_runs_do_not_stop_the_report(tmp_path: Path) -> None:
     stream, learner = tiny_stream(), {"naive": Recipe(network=MLP((8,)), batch_size=8)}
     compare("x", merged(stream), learner, [1], store=tmp_path)
