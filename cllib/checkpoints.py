@@ -20,7 +20,8 @@ from cllib.datasets.files import write_atomic
 from cllib.errors import UserError, whole
 
 FORMAT = 1
-SHARE = 0.0075  # of a run's time that its checkpoints may take, where nothing else is asked for
+# Of a run's time, what its checkpoints may take: half of the promised percent, for one may cost twice the last.
+SHARE = 0.005
 
 State = dict[str, Any]
 

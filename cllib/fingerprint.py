@@ -26,6 +26,8 @@ from cllib.datasets.files import hash_arrays
 HERE = __name__.split(".")[0]
 LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 PLAIN = (type(None), bool, int, float, complex, str, bytes, range, enum.Enum, np.generic, torch.dtype, torch.device)
+# Of a class: not what it does.
+UNSAID = ("__doc__", "__module__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__")
 DEEPEST = 12  # objects inside objects
 DOCUMENTED = getattr(inspect, "CO_HAS_DOCSTRING", 0x4000000)  # a flag of Python 3.13; before, the first constant
 
@@ -38,10 +40,8 @@ def code_hash(*parts: Any) -> str:
     """16 hex digits of classes, functions, modules and other values, and of all code that they use."""
     found: dict[int, tuple[Any, str]] = {}
     first = [piece for part in parts for piece in value_of("part", part)]
-    texts, waiting = (
-        [piece for piece in first if isinstance(piece, str)],
-        [p.thing for p in first if isinstance(p, Use)],
-    )
+    texts = [piece for piece in first if isinstance(piece, str)]
+    waiting = [piece.thing for piece in first if isinstance(piece, Use)]
     while waiting:
         part = waiting.pop()
         if id(part) not in found and counts(part):
@@ -95,14 +95,7 @@ def uses(part: Any) -> Iterator[str | Use]:
         yield f"bases {[name_of(base) for base in part.__mro__]}"
         yield from (Use(base) for base in (*part.__mro__[1:], type(part)))
         for name, value in sorted(vars(part).items()):
-            if name not in (
-                "__doc__",
-                "__module__",
-                "__dict__",
-                "__weakref__",
-                "__firstlineno__",
-                "__static_attributes__",
-            ):
+            if name not in UNSAID:
                 yield from value_of(name, value)
     else:
         yield from function_uses(part)
@@ -147,12 +140,13 @@ def said(code: CodeType) -> Iterator[str]:
             yield repr(sorted(constant, key=repr)) if isinstance(constant, frozenset) else repr(constant)
 
 
-def names_in(code: CodeType) -> set[str]:
+@functools.cache
+def names_in(code: CodeType) -> frozenset[str]:
     """The global names that a piece of compiled code, or what is defined inside it, reads."""
     inner = [names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
     wanted = ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_NAME")
     read = {i.argval for i in dis.get_instructions(code) if i.opname in wanted}
-    return read.union(*inner)
+    return frozenset(read.union(*inner))
 
 
 def value_of(name: str, value: Any, around: tuple[int, ...] = ()) -> Iterator[str | Use]:

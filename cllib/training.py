@@ -191,12 +191,6 @@ class Exam:
         return torch.stack(counts).view(-1, classes, classes)
 
 
-def evaluate(learner: Learner, tests: Sequence[Experience], chunk: int = 10_000) -> Tensor:
-    """Accuracy on every test set, `[R, J]` (`[J]` for a learner of one run); `chunk` samples are predicted at once."""
-    exam = Exam(tests, chunk=chunk)
-    return exam.accuracies(exam.answers(learner))
-
-
 def excerpt(tests: Sequence[Experience], size: int) -> list[Experience]:
     """About `size` test samples in all, evenly spread in each test set, and the same of each."""
     each = max(1, size // max(1, len(tests)))
