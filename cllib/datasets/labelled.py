@@ -13,8 +13,9 @@ from cllib.errors import UserError, whole
 class Labelled:
     """Training and test samples of classes 0 .. C-1.
 
-    train_x, test_x: `[N, C, H, W]` uint8 (0 .. 255) or float32 in [0, 1]; train_y, test_y: `[N]` int64; names: of the
-    C classes. Raises `UserError` for labels that are not classes, or lengths that do not fit.
+    train_x, test_x: images `[N, C, H, W]`, uint8 (0 .. 255) or float32 in [0, 1], or features `[N, D]`, float32;
+    train_y, test_y: `[N]` int64; names: of the C classes. Raises `UserError` for labels that are not classes, or
+    lengths that do not fit.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Labelled:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image, (C, H, W)."""
+        """Of one image, (C, H, W), or of its features, (D,)."""
         return tuple(self.train_x.shape[1:])
 
 

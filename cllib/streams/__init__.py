@@ -4,14 +4,17 @@ from cllib.streams.base import Experience, Stream, orders, thinned
 from cllib.streams.noisy import IMAGE_STREAMS, image_stream, noisy_stream
 from cllib.streams.plane import PLANE_STREAMS, plane_stream
 from cllib.streams.scenarios import SCENARIOS, StreamConfig, domains, merged, permuted, sequence, split
+from cllib.streams.tasks import KEYWORDS, TaskSequence, subsets
 
 __all__ = [
     "IMAGE_STREAMS",
+    "KEYWORDS",
     "PLANE_STREAMS",
     "SCENARIOS",
     "Experience",
     "Stream",
     "StreamConfig",
+    "TaskSequence",
     "domains",
     "image_stream",
     "merged",
@@ -21,5 +24,6 @@ __all__ = [
     "plane_stream",
     "sequence",
     "split",
+    "subsets",
     "thinned",
 ]

@@ -67,8 +67,22 @@ class Stream:
 
         None where all do.
         """
-        if self.scenario != "task":
+        return self._same_experience() if self.scenario == "task" else None
+
+    def masks(self) -> Tensor | None:
+        """The same mask in the scenario "class", for a test that tells the experience after all.
+
+        None where that tells nothing, or everything: the experiences share their classes, or have but one.
+        """
+        groups = {experience.classes for experience in self.tests}
+        counts = [len(group) for group in groups]
+        apart = sum(counts) == len({c for group in groups for c in group})
+        if self.scenario != "class" or len(groups) < 2 or max(counts) < 2 or not apart:
             return None
+        return self._same_experience()
+
+    def _same_experience(self) -> Tensor:
+        """Which classes come in one experience, `[C, C]` bool."""
         mask = torch.zeros(self.classes, self.classes, dtype=torch.bool)
         for experience in self.tests or self.experiences:  # tests stay apart where experiences are merged
             own = torch.tensor(experience.classes)
