@@ -7,11 +7,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import torch
 
 from cllib import results, runs
-from cllib.checkpoints import Keeper
+from cllib.checkpoints import Keeper, read
 from cllib.errors import UserError, one_of, whole
 from cllib.fingerprint import code_hash
 from cllib.learners.heads import LearnerConfig, build
@@ -21,7 +22,7 @@ from cllib.randomness import generator
 from cllib.recipes import Recipe
 from cllib.results import Record, records
 from cllib.streams.base import Stream, flattened, orders
-from cllib.training import Batches, Learner, Online, Outcome, train
+from cllib.training import Batches, Learner, Online, Outcome, one_thread, train
 from cllib.watching import TensorBoard, each
 
 Config = LearnerConfig | Recipe
@@ -67,7 +68,7 @@ class Program:
     def code(self) -> str:
         """Hash of the code it runs."""
         if self.recipe is not None:
-            return code_hash(train, records, Recipe.build, Recipe.feed, self.recipe.kind, self.recipe.network)
+            return code_hash(train, records, *self.recipe.code())
         heads = [config.head for config in self.configs if isinstance(config, LearnerConfig)]
         return code_hash(train, records, start_heads, flattened, *{type(head) for head in heads[:1]})
 
@@ -182,23 +183,27 @@ def compare(
     order: str = "published",
     device: str = "cpu",
     store: Path | None = None,
+    workers: int | None = None,
     **options: Any,
 ) -> list[Record]:
     """Every learner with every seed over the stream: one record a learner, in the order given.
 
     Finished runs are taken from the store (`runs.store()` where None), stopped ones go on. where: the records are also
     saved there, named. order: of samples inside experiences, for the learners of chapter 1: "published", or "own" for
-    every run; networks always draw theirs. options: see `execute` and `training.train`.
+    every run; networks always draw theirs. workers: processes that share the work, each on one thread, so that results
+    do not depend on their number; None: this one, on all its threads. options: see `execute` and `training.train`.
     """
     seeds = [int(seed) if isinstance(seed, np.integer) else seed for seed in seeds]
     if not learners:
         raise UserError("nothing to run: give at least one learner")
-    check(seeds, order, device, options)
+    check(seeds, order, device, options, workers)
     stream = stream.to(device)
     data, made = results.stream_hash(stream), dict[str, list[Record]]()
-    for labels, program in programs(learners, seeds, order):
-        shown = flattened(stream) if program.recipe is None else stream
-        found = execute(program, shown, data, Path(store or runs.store()), device, **options)
+    asked = programs(learners, seeds, order)
+    every = shared(
+        [program for _, program in asked], stream, data, Path(store or runs.store()), device, workers, options
+    )
+    for (labels, _), found in zip(asked, every, strict=True):
         for label, record in zip(labels, found, strict=True):
             named = replace(record, experiment=experiment, label=label, profile=profile)
             # The same arrays may have been run first under another stream's name.
@@ -210,7 +215,54 @@ def compare(
     return pooled
 
 
-def check(seeds: Sequence[int], order: str, device: str, options: Mapping[str, Any]) -> None:
+def shared(
+    asked: Sequence[Program],
+    stream: Stream,
+    data: str,
+    store: Path,
+    device: str,
+    workers: int | None,
+    options: Mapping[str, Any],
+) -> list[list[Record]]:
+    """What `execute` gives for every program, worked on by so many processes (see `compare`)."""
+
+    def job(program: Program) -> tuple[Any, ...]:
+        return program, flattened(stream) if program.recipe is None else stream, data, store, device
+
+    if workers is None:
+        return [execute(*job(program), **options) for program in asked]
+    if workers == 1 or len(asked) == 1:
+        return [alone(*job(program), **options) for program in asked]
+    pool = joblib.Parallel(n_jobs=workers, max_nbytes=None)
+    found: list[list[Record]] = pool(joblib.delayed(alone)(*job(program), **options) for program in asked)
+    return found
+
+
+def alone(*job: Any, **options: Any) -> list[Record]:
+    """`execute` on one thread."""
+    with one_thread():
+        return execute(*job, **options)
+
+
+def restored(recipe: Recipe, stream: Stream, record: Record, seed: int, store: Path | None = None) -> Any:
+    """The learner as it was at the end of one run of a record, from where runs are kept; on a CPU.
+
+    Raises UserError if the run is not kept there.
+    """
+    if seed not in record.seeds:
+        raise UserError(f"seed = {seed!r}: {record.label!r} was run with {record.seeds}")
+    address = record.runs[record.seeds.index(seed)]
+    path = Path(store or runs.store()) / address / "checkpoint.pt"
+    if not path.exists():
+        raise UserError(f"{path}: no such file; run {record.label!r} again on this machine")
+    learner = recipe.build(stream, seed)
+    learner.load_state_dict(read(path, address)["learner"])
+    return learner
+
+
+def check(
+    seeds: Sequence[int], order: str, device: str, options: Mapping[str, Any], workers: int | None = None
+) -> None:
     """Raise UserError for what `compare` cannot be told."""
     if not seeds:
         raise UserError("nothing to run: give at least one seed")
@@ -221,6 +273,11 @@ def check(seeds: Sequence[int], order: str, device: str, options: Mapping[str, A
     one_of("order", order, ("published", "own"))
     for name in options:
         one_of("option", name, OPTIONS)
+    if workers is not None:
+        whole("workers", workers, 1)
+    for name in ("watch", "log"):
+        if workers is not None and workers > 1 and options.get(name) is not None:
+            raise UserError(f"{name}: not with workers = {workers}; leave one of them out")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise UserError(f"device = {device!r}: must be 'cpu', or 'cuda' where torch can use a GPU")
 

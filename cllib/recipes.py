@@ -1,16 +1,21 @@
 """What a run of a network is made of: a method, a network, an optimiser, and how the stream is shown."""
 
 import json
-from collections.abc import Mapping
+import typing
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
-from cllib.errors import UserError, one_of, whole, within
-from cllib.fingerprint import name_of
+from cllib import metaplasticity
+from cllib.errors import UserError, flag, listed, one_of, whole, within
+from cllib.fingerprint import Registry, name_of
 from cllib.learners import LEARNERS
 from cllib.learners.naive import Naive
+from cllib.learners.taskwise import Taskwise
+from cllib.models.binary import SCOPES
 from cllib.models.networks import MLP, NETWORKS
 from cllib.options import build, convert
 from cllib.randomness import seeded
@@ -18,7 +23,41 @@ from cllib.streams.base import Stream
 from cllib.streams.scenarios import StreamConfig
 from cllib.training import Batches
 
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+def sgd(network: nn.Module, recipe: "Recipe", seed: int) -> torch.optim.Optimizer:
+    """Gradient descent with momentum."""
+    return torch.optim.SGD(learning(network), recipe.step_size, recipe.momentum, weight_decay=recipe.weight_decay)
+
+
+def adam(network: nn.Module, recipe: "Recipe", seed: int) -> torch.optim.Optimizer:
+    """Adam, the decay added to the gradient."""
+    return torch.optim.Adam(learning(network), recipe.step_size, weight_decay=recipe.weight_decay)
+
+
+def adamw(network: nn.Module, recipe: "Recipe", seed: int) -> torch.optim.Optimizer:
+    """Adam, the decay apart from the gradient."""
+    return torch.optim.AdamW(learning(network), recipe.step_size, weight_decay=recipe.weight_decay)
+
+
+def metaplastic(network: nn.Module, recipe: "Recipe", seed: int) -> torch.optim.Optimizer:
+    """Adam that consolidates (`cllib.metaplasticity`)."""
+    parts = metaplasticity.groups(network, recipe.meta, recipe.meta_scope)
+    return metaplasticity.MetaplasticAdam(
+        parts, recipe.step_size, weight_decay=recipe.weight_decay, gate=recipe.gate, seed=seed
+    )
+
+
+def learning(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that need a gradient."""
+    return [p for p in network.parameters() if p.requires_grad]
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module, "Recipe", int], torch.optim.Optimizer]] = Registry(
+    {"sgd": sgd, "adam": adam, "adamw": adamw, "metaplastic": metaplastic}
+)
+
+
+BORDER: dict[str, type[Taskwise]] = Registry({"taskwise": Taskwise})
 
 
 @dataclass(frozen=True)
@@ -27,7 +66,9 @@ class Recipe:
 
     learner: a name in `LEARNERS`; settings: an instance of that learner's `Settings` (None: the defaults); network: a
     frozen dataclass with `build(shape, classes)`, such as `models.networks.MLP`; optimizer: one of `OPTIMIZERS`, with
-    momentum for "sgd"; batch_size, epochs, iterations: see `training.Batches`.
+    momentum for "sgd", and for "metaplastic" meta, one coefficient or one a layer, meta_scope and gate (see
+    `cllib.metaplasticity`); batch_size, epochs, iterations: see `training.Batches`; reset, gamma, own_norms: what
+    happens at the borders of experiences, see `learners.taskwise`.
     """
 
     learner: str = "naive"
@@ -40,6 +81,12 @@ class Recipe:
     batch_size: int = 32
     epochs: int = 1
     iterations: int | None = None
+    meta: tuple[float, ...] = (0.0,)
+    meta_scope: str = "binary"
+    gate: str = "shrinking"
+    reset: bool = False
+    gamma: float = 1.0
+    own_norms: bool = False
 
     def __post_init__(self) -> None:
         one_of("learner", self.learner, tuple(LEARNERS))
@@ -58,24 +105,50 @@ class Recipe:
             whole(name, getattr(self, name), 1)
         if self.iterations is not None:
             whole("iterations", self.iterations, 1)
+        self._check_meta()
+        within("gamma", self.gamma, 1e-6)
+        for name in ("reset", "own_norms"):
+            flag(name, getattr(self, name))
         if not is_dataclass(self.network) or not hasattr(self.network, "build"):
             raise UserError(
                 f"network = {self.network!r}: must be a dataclass with build(shape, classes), such as MLP()"
             )
+
+    def _check_meta(self) -> None:
+        """Raise UserError for coefficients that cannot be, or that nothing would use."""
+        listed("meta", self.meta)
+        if not self.meta:
+            raise UserError("meta is empty: give one coefficient, or one a layer")
+        for m in self.meta:
+            within("meta", m, 0)
+        one_of("meta_scope", self.meta_scope, SCOPES)
+        one_of("gate", self.gate, metaplasticity.GATES)
+        for name in ("meta", "meta_scope", "gate"):
+            if getattr(self, name) != getattr(Recipe, name) and self.optimizer != "metaplastic":
+                raise UserError(f"{name} = {getattr(self, name)!r}: only for optimizer = 'metaplastic'")
 
     @property
     def kind(self) -> type[Naive]:
         """The learner's class."""
         return LEARNERS[self.learner]
 
-    def build(self, stream: Stream, seed: int, device: str | torch.device = "cpu") -> Naive:
+    @property
+    def border(self) -> bool:
+        """Whether anything happens between experiences that is not the learner's own."""
+        return self.reset or self.gamma != 1 or self.own_norms
+
+    def code(self) -> tuple[Any, ...]:
+        """The code that a run of it depends on."""
+        picked = (Recipe.build, Recipe.feed, self.kind, self.network, OPTIMIZERS[self.optimizer])
+        return (*picked, Taskwise) if self.border else picked
+
+    def build(self, stream: Stream, seed: int, device: str | torch.device = "cpu") -> Naive | Taskwise:
         """The learner for a stream that lies on the device; its initial weights depend on the seed alone."""
         with seeded(seed, "init"):
             network = self.network.build(stream.shape, stream.classes).to(device)
-        extra = {"momentum": self.momentum} if self.optimizer == "sgd" else {}
-        wanted = [p for p in network.parameters() if p.requires_grad]
-        optimiser = OPTIMIZERS[self.optimizer](wanted, lr=self.step_size, weight_decay=self.weight_decay, **extra)
-        return self.kind(self.settings, network, optimiser, seed, stream.rivals())
+        optimiser = OPTIMIZERS[self.optimizer](network, self, seed)
+        learner = self.kind(self.settings, network, optimiser, seed, stream.rivals())
+        return BORDER["taskwise"](learner, self.reset, self.gamma, self.own_norms) if self.border else learner
 
     def feed(self, stream: Stream, seed: int) -> Batches:
         """How the stream is shown to the learner."""
@@ -89,7 +162,7 @@ class Recipe:
         return plain
 
 
-PLAIN = ("optimizer", "step_size", "momentum", "weight_decay", "batch_size", "epochs", "iterations")
+PLAIN = tuple(f.name for f in fields(Recipe) if f.name not in ("learner", "settings", "network"))
 
 
 def parse(learners: tuple[str, ...], pairs: Mapping[str, str]) -> tuple[StreamConfig, dict[str, Recipe]]:
@@ -108,7 +181,7 @@ def parse(learners: tuple[str, ...], pairs: Mapping[str, str]) -> tuple[StreamCo
     for name in pairs:
         if name not in allowed:
             raise UserError(f"{name}: no such setting here; allowed are {', '.join(allowed)}")
-    hints = {f.name: f.type for f in fields(Recipe)}
+    hints = typing.get_type_hints(Recipe)
     plain = {name: convert(name, text, hints[name]) for name, text in pairs.items() if name in PLAIN}
     built = build(NETWORKS[network], pairs)
     recipes = {n: Recipe(n, build(kind, pairs), network=built, **plain) for n, kind in settings.items()}

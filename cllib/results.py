@@ -32,7 +32,8 @@ class Record:
     """One setting over n seeds on one stream: everything a table, a figure or a verdict needs.
 
     test, validation: accuracy matrices `[n][E][E]` (rounded to 1e-4); online: accuracy before learning, per window,
-    `[n][W]`. order: "published", or "own" where every run drew its sample order. data: hash of the arrays really
+    `[n][W]`. masked: as test, where only the classes of a sample's experience compete (empty where that says nothing).
+    order: "published", or "own" where every run drew its sample order. data: hash of the arrays really
     used; whole, note: False for a part of the stream, and what its name does not say. confusion: at the end of the
     stream, `[n][C][C]`, rows true; curve: accuracy on an excerpt of every test set while training, `[n][K][J]`, after
     `steps: [K]`; ends: steps done at the end of each experience, `[E]`; diverged: whether the last answers were no
@@ -75,6 +76,7 @@ class Record:
     measuring: dict[str, Any] = field(default_factory=dict)
     runs: list[str] = field(default_factory=list)
     code: str = ""
+    masked: list[list[list[float]]] = field(default_factory=list)
 
     @property
     def n(self) -> int:
@@ -90,7 +92,7 @@ class Record:
         return matrix[:, matrix.shape[-1] - 1, :].mean(-1)
 
 
-PER_SEED = ("seeds", "test", "validation", "online", "scrambles", "confusion", "curve", "diverged", "runs")
+PER_SEED = ("seeds", "test", "validation", "masked", "online", "scrambles", "confusion", "curve", "diverged", "runs")
 MEASURED_FIELDS = ("seconds", "cpu_seconds", "peak_memory", "energy", "date", "commit")
 
 
@@ -177,6 +179,7 @@ def records(
             order=order,
             test=cut(outcome.test, k),
             validation=cut(outcome.validation, k),
+            masked=cut(outcome.masked, k) if outcome.masked.size else [],
             online=cut(outcome.online, k),
             samples=outcome.samples.tolist(),
             scrambles=cut(outcome.scrambles, k),

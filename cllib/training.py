@@ -26,10 +26,13 @@ from cllib.streams.base import Experience, Stream, inputs
 
 
 class Learner(Protocol):
-    """What the loop asks of a learner; `cllib.contract` says what each part promises."""
+    """What the loop asks of a learner; `cllib.contract` says what each part promises.
 
-    seed: int
+    One with `told = True` is asked `predict(x, j)`, the samples of test set j alone.
+    """
 
+    @property
+    def seed(self) -> int: ...
     def begin(self, experience: Experience) -> None: ...
     def observe(self, x: Tensor, y: Tensor) -> Tensor: ...
     def finish(self, experience: Experience) -> None: ...
@@ -153,31 +156,58 @@ def one_thread() -> Iterator[None]:
 # --- testing ---
 
 
+@dataclass(frozen=True)
+class Answers:
+    """The class given to every sample of an exam, `[..., T]`.
+
+    masked: the same where only the classes of its experience compete (None if not asked); finite: whether all logits
+    were numbers, `[...]`.
+    """
+
+    given: Tensor
+    masked: Tensor | None
+    finite: Tensor
+
+
 class Exam:
     """Test sets, put side by side once and taken often.
 
     Args:
         tests: J of them; rivals: `Stream.rivals()`, which restrict an answer to the classes of its experience.
-        chunk: samples predicted at once.
+        chunk: samples predicted at once; masks: like rivals, for a second answer to the same question.
     """
 
-    def __init__(self, tests: Sequence[Experience], rivals: Tensor | None = None, chunk: int = 10_000) -> None:
+    def __init__(
+        self,
+        tests: Sequence[Experience],
+        rivals: Tensor | None = None,
+        chunk: int = 10_000,
+        masks: Tensor | None = None,
+    ) -> None:
         self.sizes, self.chunk = [len(test) for test in tests], chunk
         self.x = torch.cat([test.x for test in tests]) if tests else torch.empty(0)
         self.y = torch.cat([test.y for test in tests]) if tests else torch.empty(0, dtype=torch.long)
-        self.allowed = None if rivals is None else rivals[self.y]  # [T, C]
+        self.rivals, self.masks = rivals, masks
 
-    def answers(self, learner: Learner) -> Tensor:
-        """The class given to every sample, `[..., T]`; `finite` then says whether all logits were numbers, `[...]`."""
-        pieces, finite = [], []
-        for first in range(0, len(self.x), self.chunk):
-            logits = learner.predict(inputs(self.x[first : first + self.chunk]))  # [..., n, C]
+    def answers(self, learner: Learner) -> Answers:
+        """What a learner answers to every sample."""
+        given, masked, finite = [], [], []
+        for logits, y in self.sheets(learner):
             finite.append(logits.isfinite().flatten(-2).all(-1))
-            if self.allowed is not None:
-                logits = logits.masked_fill(~self.allowed[first : first + self.chunk], -torch.inf)
-            pieces.append(logits.argmax(-1))
-        self.finite = torch.stack(finite).all(0)
-        return torch.cat(pieces, -1)
+            given.append(best(logits, y, self.rivals))
+            masked += [] if self.masks is None else [best(logits, y, self.masks)]
+        return Answers(torch.cat(given, -1), torch.cat(masked, -1) if masked else None, torch.stack(finite).all(0))
+
+    def sheets(self, learner: Learner) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits `[..., n, C]` and labels `[n]`, in order; a learner that is told shows its test sets apart."""
+        told = getattr(learner, "told", False)
+        first = 0
+        for j, size in enumerate(self.sizes if told else [len(self.y)]):
+            for start in range(first, first + size, self.chunk):
+                rows = slice(start, min(start + self.chunk, first + size))
+                x = inputs(self.x[rows])
+                yield learner.predict(x, j) if told else learner.predict(x), self.y[rows]  # type: ignore[call-arg]
+            first += size
 
     def accuracies(self, answers: Tensor) -> Tensor:
         """Share of right answers in every test set, `[..., J]`."""
@@ -189,6 +219,11 @@ class Exam:
         pairs = (self.y * classes + answers).reshape(-1, len(self.y))  # [R, T]
         counts = [torch.bincount(row, minlength=classes**2) for row in pairs]
         return torch.stack(counts).view(-1, classes, classes)
+
+
+def best(logits: Tensor, y: Tensor, rivals: Tensor | None) -> Tensor:
+    """The class with the largest logit, of those that compete with the label: logits `[..., n, C]` to `[..., n]`."""
+    return (logits if rivals is None else logits.masked_fill(~rivals[y], -torch.inf)).argmax(-1)
 
 
 def excerpt(tests: Sequence[Experience], size: int) -> list[Experience]:
@@ -205,7 +240,8 @@ def excerpt(tests: Sequence[Experience], size: int) -> list[Experience]:
 class Outcome:
     """What R runs over one stream gave.
 
-    test, validation: accuracy matrices `[R, E, J]`, `[R, E, J_val]`; confusion: at the end, `[R, C, C]`, rows true;
+    test, validation: accuracy matrices `[R, E, J]`, `[R, E, J_val]`; masked: as test, where the experience of a sample
+    is told after all (`Stream.masks`; J = 0 where that says nothing); confusion: at the end, `[R, C, C]`, rows true;
     online: accuracy on each sample before learning it, averaged over windows, `[R, W]`, ending at `samples: [W]`;
     curve: accuracy on excerpts of the test sets, `[R, K, J]`, after `steps: [K]`; ends: steps done at the end of each
     experience, `[E]`; scrambles: keys replaced, `[R]` (0 for other heads); diverged: whether the last answers were no
@@ -216,6 +252,7 @@ class Outcome:
 
     test: Array
     validation: Array
+    masked: Array
     confusion: Array
     online: Array
     samples: Array
@@ -241,7 +278,7 @@ class History:
 
     def __init__(self, every: int) -> None:
         self.every = every
-        self.rows: dict[str, list[Tensor]] = {"test": [], "validation": [], "curve": []}
+        self.rows: dict[str, list[Tensor]] = {"test": [], "validation": [], "masked": [], "curve": []}
         self.steps: list[int] = []
         self.norms: list[dict[str, Tensor]] = []
         self.confusion, self.finite = torch.empty(0), torch.tensor(True)
@@ -387,10 +424,14 @@ class Loop:
 
     def set_exams(self, chunk: int, probe_every: int, probe_size: int) -> None:
         """The tests at every border, and the excerpt that the curve is measured on."""
-        rivals, self.probe_every = self.stream.rivals(), probe_every
+        rivals, masks, self.probe_every = self.stream.rivals(), self.stream.masks(), probe_every
         parts: dict[str, Sequence[Experience]] = {"test": self.stream.tests, "validation": self.stream.validations}
         parts |= {"curve": excerpt(self.stream.tests, probe_size)} if probe_every else {}
-        self.exams = {name: Exam(tests, rivals, chunk) for name, tests in parts.items() if tests}
+        self.exams = {
+            name: Exam(tests, rivals, chunk, masks if name == "test" else None)
+            for name, tests in parts.items()
+            if tests
+        }
 
     def run(self, bar: tqdm) -> None:
         """Every experience that is left."""
@@ -424,7 +465,7 @@ class Loop:
         """A point of the test curve."""
         if "curve" in self.exams:
             exam = self.exams["curve"]
-            self.history.rows["curve"].append(exam.accuracies(exam.answers(self.learner)))
+            self.history.rows["curve"].append(exam.accuracies(exam.answers(self.learner).given))
             self.history.steps.append(self.done)
         self.report("curve")
 
@@ -434,10 +475,12 @@ class Loop:
         for name in ("test", "validation"):
             if name in self.exams:
                 answers = self.exams[name].answers(self.learner)
-                history.rows[name].append(self.exams[name].accuracies(answers))
+                history.rows[name].append(self.exams[name].accuracies(answers.given))
+                if answers.masked is not None:
+                    history.rows["masked"].append(self.exams[name].accuracies(answers.masked))
                 if name == "test" and self.experience == len(self.steps) - 1:
-                    history.confusion = self.exams[name].confusion(answers, self.stream.classes)
-                    history.finite = self.exams[name].finite.cpu()
+                    history.confusion = self.exams[name].confusion(answers.given, self.stream.classes)
+                    history.finite = answers.finite.cpu()
         history.norms += [norms(self.learner)] if self.track_norms else []
         history.fold()
         self.report("test")
@@ -484,6 +527,7 @@ class Loop:
         return Outcome(
             test=history.stacked("test", runs, experiences),
             validation=history.stacked("validation", runs, experiences),
+            masked=history.stacked("masked", runs, experiences),
             confusion=history.confusion.cpu().numpy(),
             online=online,
             samples=samples,

@@ -66,7 +66,7 @@ class CWR(Naive):
     def remember(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
         self.now += torch.zeros_like(self.now).scatter_add_(0, y, torch.ones_like(y, dtype=self.now.dtype))
 
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Tensor, experience: int | None = None) -> Tensor:
         """Logits with the rows as they would be if the experience ended now: old classes are not out of play."""
         rows = self._rows()
         self._write(consolidate(self.kept, rows, self.past, self.now))

@@ -13,13 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from cllib.errors import one_of, whole, within
+from cllib.errors import flag, one_of, whole, within
 from cllib.learners.naive import Naive
-from cllib.models.networks import evaluating, logits_of, trainable
+from cllib.models.binary import binary_weights, sign
+from cllib.models.networks import logits_of, trainable
+from cllib.models.norms import fixed_statistics, norm_state
 from cllib.randomness import generator
 from cllib.streams.base import Experience, inputs
 
 FISHERS = ("exact", "sampled", "empirical", "batched")
+VALUES = ("parameters", "hidden", "signs")
 CHUNK_FLOATS = 2**24  # numbers of per-sample gradients that are held at once
 BATCHED = 32
 
@@ -29,13 +32,17 @@ class EWCSettings:
     """strength: lambda. fisher: one of `FISHERS`. fisher_samples: of an experience, the first so many in random order.
 
     decay: gamma of online EWC (Schwarz et al. 2018), which keeps one Fisher and one anchor; None keeps a pair for every
-    experience, as first published.
+    experience, as first published. values: what p is: "parameters", all of them; or, for binarized networks (Laborieux
+    et al. 2021), with norms left free, "hidden" weights or their "signs". shuffled: a control ("random consolidation"),
+    the Fisher information in random order within each tensor.
     """
 
     strength: float = 1000.0
     fisher: str = "exact"
     fisher_samples: int = 500
     decay: float | None = None
+    values: str = "parameters"
+    shuffled: bool = False
 
     def __post_init__(self) -> None:
         within("strength", self.strength, 0)
@@ -43,6 +50,8 @@ class EWCSettings:
         whole("fisher_samples", self.fisher_samples, 1)
         if self.decay is not None:
             within("decay", self.decay, 0, 1)
+        one_of("values", self.values, VALUES)
+        flag("shuffled", self.shuffled)
 
 
 class EWC(Naive):
@@ -59,18 +68,25 @@ class EWC(Naive):
     def correct(self) -> None:
         if self.settings.strength == 0:
             return
+        values = consolidated(self.network, self.settings.values == "signs")
         for anchor in self.anchors:
-            add_pull(self.parameters(), anchor["fisher"], anchor["parameters"], self.settings.strength)
+            add_pull(self.parameters(), values, anchor["fisher"], anchor["parameters"], self.settings.strength)
 
     def finish(self, experience: Experience) -> None:
         chosen = torch.randperm(len(experience), generator=self.draws)[: self.settings.fisher_samples]
         chosen = chosen.to(experience.y.device)
         x, y = inputs(experience.x[chosen]), experience.y[chosen]
         information = fisher(self.network, x, y, self.rivals, self.settings.fisher, self.draws)
+        if self.settings.values != "parameters":
+            free_norms(self.network, information)
+        if self.settings.shuffled:
+            orders = [torch.randperm(f.numel(), generator=self.draws).to(f.device) for f in information]
+            information = [f.flatten()[order].view_as(f) for f, order in zip(information, orders, strict=True)]
         if self.settings.decay is not None and self.anchors:
             old = self.anchors.pop()["fisher"]
             information = [self.settings.decay * f + g for f, g in zip(old, information, strict=True)]
-        self.anchors.append({"fisher": information, "parameters": [p.detach().clone() for p in self.parameters()]})
+        anchor = [p.clone() for p in consolidated(self.network, self.settings.values == "signs")]
+        self.anchors.append({"fisher": information, "parameters": anchor})
 
     def parts(self) -> dict[str, list[Tensor]]:
         kept = [tensor for anchor in self.anchors for tensors in anchor.values() for tensor in tensors]
@@ -85,14 +101,35 @@ class EWC(Naive):
         self.draws.set_state(state["draws"].clone())
 
 
-def add_pull(parameters: list[nn.Parameter], importance: list[Tensor], anchor: list[Tensor], strength: float) -> None:
-    """Add `strength * importance * (p - anchor)` to every parameter's gradient, in place.
+def consolidated(network: nn.Module, signs: bool) -> list[Tensor]:
+    """What is held of every learning parameter: itself, or of hidden weights the sign."""
+    binary = binary_weights(network) if signs else {}
+    return [sign(p.detach()) if name in binary else p.detach() for name, p in trainable(network).items()]
 
-    A parameter without a gradient is not in use, has not moved, and is left alone.
+
+def free_norms(network: nn.Module, importance: list[Tensor]) -> None:
+    """Set the importance of the norms' parameters to zero."""
+    norms = norm_state(network)
+    for name, value in zip(trainable(network), importance, strict=True):
+        if name in norms:
+            value.zero_()
+
+
+def add_pull(
+    parameters: list[nn.Parameter],
+    values: list[Tensor],
+    importance: list[Tensor],
+    anchor: list[Tensor],
+    strength: float,
+) -> None:
+    """Add `strength * importance * (value - anchor)` to every parameter's gradient, in place.
+
+    values: of the parameters, themselves or their signs. A parameter without a gradient is not in use, has not moved,
+    and is left alone.
     """
-    for p, w, a in zip(parameters, importance, anchor, strict=True):
+    for p, value, w, a in zip(parameters, values, importance, anchor, strict=True):
         if p.grad is not None:
-            p.grad.addcmul_(w, p.detach() - a, value=strength)
+            p.grad.addcmul_(w, value - a, value=strength)
 
 
 def fisher(
@@ -117,7 +154,7 @@ def fisher(
     gradients = vmap(grad(surprise), in_dims=(None, 0, 0, 0))
     chunk = BATCHED if variant == "batched" else max(1, CHUNK_FLOATS // sum(p.numel() for p in parameters.values()))
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    with evaluating(network):
+    with fixed_statistics(network, x):
         for xs, ys in zip(x.split(chunk), y.split(chunk), strict=True):
             logits = logits_of(network, xs)
             allowed = torch.ones_like(logits, dtype=torch.bool) if rivals is None else rivals[ys]

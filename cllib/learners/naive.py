@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cllib.models.networks import logits_of
+from cllib.models.norms import batch_logits, transductive
 from cllib.streams.base import Experience
 
 Losses = dict[str, Tensor]
@@ -79,8 +80,15 @@ class Naive:
     def finish(self, experience: Experience) -> None:
         """Called after the last batch of an experience."""
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Logits `[T, C]` of `x: [T, ...]` in evaluation mode; changes nothing."""
+    @property
+    def told(self) -> bool:
+        """Whether test sets are to be asked apart: where norms use the statistics of the batch, mixing them matters."""
+        return transductive(self.network)
+
+    def predict(self, x: Tensor, experience: int | None = None) -> Tensor:
+        """Logits `[T, C]` of `x: [T, ...]` in evaluation mode, whatever test set it is; changes nothing."""
+        if transductive(self.network):
+            return batch_logits(self.network, x)
         return torch.cat([logits_of(self.network, piece) for piece in x.split(CHUNK)])
 
     def parts(self) -> dict[str, list[Tensor]]:

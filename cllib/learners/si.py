@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from cllib.errors import one_of, within
-from cllib.learners.ewc import add_pull
+from cllib.learners.ewc import VALUES, add_pull, consolidated, free_norms
 from cllib.learners.naive import Naive
 from cllib.streams.base import Experience
 
 PATHS = ("full", "batch")
+KEPT = ("path", "importance", "anchor", "start")
 
 
 @dataclass(frozen=True)
@@ -21,17 +22,21 @@ class SISettings:
     """strength: c; damping: xi (epsilon in released code).
 
     path: the gradient that the path integral follows, "full" (of the batch's loss and the penalty, as released code
-    does) or "batch" (of the batch's loss alone).
+    does) or "batch" (of the batch's loss alone). values: what p is: "parameters", all of them; or, for binarized
+    networks (Laborieux et al. 2021), with norms left free, the penalty on the signs of the hidden weights, and the path
+    integral along those "signs" or along the "hidden" weights.
     """
 
     strength: float = 0.1
     damping: float = 0.1
     path: str = "full"
+    values: str = "parameters"
 
     def __post_init__(self) -> None:
         within("strength", self.strength, 0)
         within("damping", self.damping, 1e-12)
         one_of("path", self.path, PATHS)
+        one_of("values", self.values, VALUES)
 
 
 def gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
@@ -43,7 +48,7 @@ class SI(Naive):
     """Adds the gradient of c sum_i Omega_i (p_i - p*_i)^2 to that of the batch.
 
     Along the steps w_i += -g_i (p_i - p_i before the step); at the end of an experience
-    Omega_i += max(0, w_i) / ((p_i - p*_i)^2 + xi), p* <- p, w <- 0 (eq. 4, 5; negative w count as none).
+    Omega_i += max(0, w_i) / ((p_i - p_i at its start)^2 + xi), p* <- p, w <- 0 (eq. 4, 5; negative w count as none).
     """
 
     Settings = SISettings
@@ -54,40 +59,52 @@ class SI(Naive):
         parameters = self.parameters()
         self.path = [torch.zeros_like(p) for p in parameters]  # w
         self.importance = [torch.zeros_like(p) for p in parameters]  # Omega
-        self.anchor = [p.detach().clone() for p in parameters]  # p*
+        self.start = [p.clone() for p in self.walked()]  # where the path of the experience began
+        self.anchor = [p.clone() for p in self.pulled()]  # p*
         self.learned = 0  # experiences
+
+    def walked(self) -> list[Tensor]:
+        """What the path integral is taken along."""
+        return consolidated(self.network, self.settings.values == "signs")
+
+    def pulled(self) -> list[Tensor]:
+        """What the penalty holds."""
+        return consolidated(self.network, self.settings.values != "parameters")
 
     def correct(self) -> None:
         parameters = self.parameters()
         if self.settings.path == "batch":
             self.gradients = gradients(parameters)
         if self.learned and self.settings.strength:
-            add_pull(parameters, self.importance, self.anchor, 2 * self.settings.strength)
+            add_pull(parameters, self.pulled(), self.importance, self.anchor, 2 * self.settings.strength)
         if self.settings.path == "full":
             self.gradients = gradients(parameters)
-        self.before = [p.detach().clone() for p in parameters]
+        self.before = [p.clone() for p in self.walked()]
 
     def remember(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
-        parameters = [p.detach() for p in self.parameters()]
-        moved = torch._foreach_sub(parameters, self.before)
+        moved = torch._foreach_sub(self.walked(), self.before)
         torch._foreach_addcmul_(self.path, self.gradients, moved, value=-1)
         del self.gradients, self.before
 
     def finish(self, experience: Experience) -> None:
-        for p, w, omega, anchor in zip(self.parameters(), self.path, self.importance, self.anchor, strict=True):
-            omega += w.clamp(min=0) / ((p.detach() - anchor).square() + self.settings.damping)
-            anchor.copy_(p.detach())
+        for p, w, omega, start in zip(self.walked(), self.path, self.importance, self.start, strict=True):
+            omega += w.clamp(min=0) / ((p - start).square() + self.settings.damping)
+            start.copy_(p)
             w.zero_()
+        for p, anchor in zip(self.pulled(), self.anchor, strict=True):
+            anchor.copy_(p)
+        if self.settings.values != "parameters":
+            free_norms(self.network, self.importance)
         self.learned += 1
 
     def parts(self) -> dict[str, list[Tensor]]:
-        return {**super().parts(), "importance": [*self.path, *self.importance, *self.anchor]}
+        return {**super().parts(), "importance": [t for name in KEPT for t in getattr(self, name)]}
 
     def state_dict(self) -> dict[str, Any]:
-        kept = {"path": self.path, "importance": self.importance, "anchor": self.anchor, "learned": self.learned}
+        kept = {name: getattr(self, name) for name in (*KEPT, "learned")}
         return {**super().state_dict(), **deepcopy(kept)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.path, self.importance, self.anchor = deepcopy([state[k] for k in ("path", "importance", "anchor")])
-        self.learned = state["learned"]
+        for name in (*KEPT, "learned"):
+            setattr(self, name, deepcopy(state[name]))
