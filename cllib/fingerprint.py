@@ -26,8 +26,11 @@ from cllib.datasets.files import hash_arrays
 HERE = __name__.split(".")[0]
 LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 PLAIN = (type(None), bool, int, float, complex, str, bytes, range, enum.Enum, np.generic, torch.dtype, torch.device)
-# Of a class: not what it does.
-UNSAID = ("__doc__", "__module__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__")
+# Of a class: not what it does. (`__slotnames__` is put there when an instance is first pickled or copied.)
+UNSAID = (
+    *("__doc__", "__module__", "__dict__", "__weakref__"),
+    *("__firstlineno__", "__static_attributes__", "__slotnames__"),
+)
 DEEPEST = 12  # objects inside objects
 DOCUMENTED = getattr(inspect, "CO_HAS_DOCSTRING", 0x4000000)  # a flag of Python 3.13; before, the first constant
 
@@ -156,6 +159,8 @@ def value_of(name: str, value: Any, around: tuple[int, ...] = ()) -> Iterator[st
     """
     if isinstance(value, Registry) or id(value) in around:
         return
+    if getattr(value, "hooked", False) is True:  # the step of an optimiser's class, which torch wraps at its first use
+        value = value.__wrapped__
     inside = (*around, id(value))
     if isinstance(value, PLAIN):
         yield f"{name}={value!r}"

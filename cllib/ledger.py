@@ -2,12 +2,16 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from cllib import results
+from cllib.datasets.files import write_atomic
+from cllib.errors import UserError
 from cllib.metrics import Array, half_width, interval
 from cllib.results import Record, short
 from cllib.runs import ROOT
@@ -28,7 +32,8 @@ def published(chapter: str) -> dict[str, Any]:
 class Claim:
     """A published number (`value`), or an order (`better` beats `worse`), and which of our runs answers it.
 
-    stand_ins: streams that can show the mechanism where the claim's own stream was not run.
+    stand_ins: streams that can show the mechanism where the claim's own stream was not run. part: the claim itself is
+    about a part of the data, so that ours need not be whole.
     """
 
     source: str
@@ -42,6 +47,52 @@ class Claim:
     n: int = 1
     worse: str | None = None
     stand_ins: tuple[str, ...] = ()
+    part: bool = False
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Numbers that no training gives, for claims about them: stands beside the records of runs.
+
+    values: `[n]`, one a seed, or just one where nothing is random (`exact`).
+    """
+
+    experiment: str
+    label: str
+    profile: str
+    values: tuple[float, ...]
+    exact: bool = False
+    whole: bool = True
+    stream: str = ""
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    def metric(self, name: str) -> Array:
+        """The values, whatever they are called."""
+        return np.asarray(self.values, dtype=np.float64)
+
+
+Evidence = Record | Fact
+FACTS = "facts.jsonl"
+
+
+def save_facts(facts: Sequence[Fact], where: Path) -> None:
+    """Write facts beside the records of a chapter. UserError if it cannot."""
+    write_atomic(where / FACTS, "\n".join(json.dumps(asdict(fact)) for fact in facts).encode())
+
+
+def evidence(where: Path) -> list[Evidence]:
+    """All records and facts below a folder; UserError names a file that is damaged."""
+    facts: list[Evidence] = []
+    for path in sorted(where.rglob(FACTS)):
+        try:
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            facts += [Fact(**{**row, "values": tuple(row["values"])}) for row in rows]
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path}: damaged ({error}); delete it and run the chapter again") from error
+    return [*results.load(where), *facts]
 
 
 def claims(chapter: str) -> list[Claim]:
@@ -54,11 +105,19 @@ def claims(chapter: str) -> list[Claim]:
 
 
 def _table_claims(table: dict[str, Any]) -> Iterable[Claim]:
+    """A row a label; its values are one a stream, or one a metric where the table names several."""
     for label, cells in table["rows"].items():
         experiment = table.get("elsewhere", {}).get(label, table["experiment"])
-        for stream, (value, std) in zip(table["streams"], cells, strict=True):
-            text = f"{label}, {stream}: {table['metric']} {short(value)}"
-            yield Claim(table["source"], text, experiment, stream, table["metric"], label, value, std, table["n"])
+        columns = [(stream, table["metric"]) for stream in table["streams"]] if "streams" in table else []
+        columns = columns or [(table["stream"], metric) for metric in table["metrics"]]
+        rest = {"stand_ins": tuple(table.get("stand_ins", ())), "part": table.get("part", False)}
+        for (stream, metric), cell in zip(columns, cells["values"] if isinstance(cells, dict) else cells, strict=True):
+            value, std = cell if isinstance(cell, list) else (cell, None)
+            if value is not None:
+                text = f"{label}, {stream}: {metric} {short(value)}" if stream else f"{label}: {metric} {short(value)}"
+                yield Claim(
+                    table["source"], text, experiment, stream, metric, label, value, std, table["n"], None, **rest
+                )
 
 
 def allowed(values: Array, claim: Claim) -> float:
@@ -67,18 +126,20 @@ def allowed(values: Array, claim: Claim) -> float:
     Where the published spread is unknown, ours is taken for it, so that a single published run may lie anywhere among
     our runs. Never stricter than TOLERANCE[0], never looser than TOLERANCE[1].
     """
+    if len(values) < 2:
+        return TOLERANCE[0]
     ours = interval(values)[1]
     std = float(np.std(values, ddof=1)) if claim.std is None else claim.std
     theirs = half_width(std, claim.n) if claim.n > 1 else ours * len(values) ** 0.5
     return float(np.clip(np.hypot(ours, theirs), *TOLERANCE))
 
 
-def judge(claim: Claim, made: Sequence[Record]) -> dict[str, Any]:
+def judge(claim: Claim, made: Sequence[Evidence]) -> dict[str, Any]:
     """One row of the ledger: the verdict on a claim from saved runs.
 
     A value is reproduced if our mean lies within `allowed` of it, an order if the 95 % interval of the difference,
     paired by seed, lies above 0. Runs of the smoke profile, of one seed, on thinned-out or stand-in streams show a
-    mechanism only.
+    mechanism only. Of two that answer the same, the later counts.
     """
     by_place = {(r.experiment, r.label, r.stream): r for r in made}
     places = [s for s in (claim.stream, *claim.stand_ins) if (claim.experiment, claim.label, s) in by_place]
@@ -96,18 +157,20 @@ def judge(claim: Claim, made: Sequence[Record]) -> dict[str, Any]:
     if not places or (claim.worse and (claim.experiment, claim.worse, places[0]) not in by_place):
         return {**row, "stream": claim.stream, "verdict": "not run"}
     ours = by_place[claim.experiment, claim.label, places[0]]
+    exact = isinstance(ours, Fact) and ours.exact
     values = ours.metric(claim.metric)
     if claim.worse:
         values = values - by_place[claim.experiment, claim.worse, places[0]].metric(claim.metric)
-    mean, half = interval(values)
+    mean, half = (float(values.mean()), 0.0) if exact else interval(values)
     verdict = "mechanism only"
-    if ours.profile != "smoke" and ours.whole and ours.n > 1 and places[0] == claim.stream:
+    large = ours.profile != "smoke" and (ours.whole or claim.part) and (ours.n > 1 or exact)
+    if large and places[0] == claim.stream:
         holds = mean - half > 0 if claim.value is None else abs(mean - claim.value) <= allowed(values, claim)
         verdict = "reproduced" if holds else "not reproduced"
     return {**row, "stream": places[0], "ours": mean, "half": half, "n": ours.n, "verdict": verdict}
 
 
-def ledger(chapter: str, made: Sequence[Record]) -> pd.DataFrame:
+def ledger(chapter: str, made: Sequence[Evidence]) -> pd.DataFrame:
     """All claims of a chapter with our numbers and verdicts."""
     return pd.DataFrame([judge(claim, made) for claim in claims(chapter)])
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cllib.errors import UserError, one_of, within
+from cllib.fingerprint import Registry
 from cllib.models.binary import binary_weights, gated
 from cllib.randomness import generator
 
@@ -28,17 +29,15 @@ def f_meta(m: float, w: Tensor) -> Tensor:
     return 1 - (m * w).tanh().square()
 
 
-_spare = threading.local()
+SPARE: dict[str, Tensor] = Registry()  # memory to work in; no result depends on it
 
 
 def workspace(name: str, like: Tensor, size: int) -> Tensor:
     """Memory for `size` values like those of a tensor, the same at every call: new large tensors cost page faults."""
-    key = f"{name} {like.dtype} {like.device}"
-    found: Tensor | None = getattr(_spare, key, None)
-    if found is None or len(found) < size:
-        found = torch.empty(size, dtype=like.dtype, device=like.device)
-        setattr(_spare, key, found)
-    return found[:size]
+    key = f"{threading.get_ident()} {name} {like.dtype} {like.device}"
+    if key not in SPARE or len(SPARE[key]) < size:
+        SPARE[key] = torch.empty(size, dtype=like.dtype, device=like.device)
+    return SPARE[key][:size]
 
 
 def weaken(new: Tensor, old: Tensor, u: Tensor, m: float, gate: str = "shrinking", lent: Tensor | None = None) -> None:

@@ -22,8 +22,31 @@ def _matrix(r: ArrayLike) -> Array:
 
 
 def accuracy(r: ArrayLike) -> Array:
-    """Acc = mean_j R[z-1, j]: mean accuracy at the end (CCM papers; "average accuracy" everywhere)."""
-    return _matrix(r)[..., -1, :].mean(-1)
+    """Acc = mean_j R[z-1, j]: mean accuracy at the end (CCM papers; "average accuracy" everywhere).
+
+    The only one that does not ask for as many test sets as experiences.
+    """
+    return np.asarray(r, dtype=np.float64)[..., -1, :].mean(-1)
+
+
+def plasticity(r: ArrayLike) -> Array:
+    """Plast = mean_j R[j, j]: mean accuracy on what was just learned."""
+    return np.diagonal(_matrix(r), axis1=-2, axis2=-1).mean(-1)
+
+
+def of_task(r: ArrayLike, name: str) -> Array:
+    """Of one task: "t3" is R[z-1, 2], on the third test set at the end; "l3" is R[2, 2], when it was just learned.
+
+    "last" is R[z-1, z-1]. Raises KeyError for another name, or a test set that there is not.
+    """
+    matrix = np.asarray(r, dtype=np.float64)
+    if name == "last":
+        return matrix[..., -1, -1]
+    kind, number = name[:1], name[1:]
+    if kind not in ("t", "l") or not number.isdigit() or not 0 < int(number) <= matrix.shape[-1]:
+        raise KeyError(name)
+    task = int(number) - 1
+    return matrix[..., -1 if kind == "t" else task, task]
 
 
 def forgetting(r: ArrayLike) -> Array:
@@ -91,6 +114,7 @@ METRICS: dict[str, Callable[[ArrayLike], Array]] = {
     "Forg (clipped)": forgetting_clipped,
     "Forg (first - last)": forgetting_first_last,
     "BWT": backward_transfer,
+    "Plast": plasticity,
 }
 
 

@@ -48,7 +48,7 @@ def fit(name: str, value: Any, hint: Any) -> Any:
         hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
-            raise UserError(f"{name} = {value!r}: must be a list")
+            value = (value,)  # one of them
         return tuple(fit(name, part, typing.get_args(hint)[0]) for part in value)
     if hint is float and type(value) is int:
         return float(value)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cllib import chapters, ledger, metrics
-from cllib.results import Record, load
+from cllib.results import Record
 
 CURVE_METRICS = {"min-ACC": metrics.minimum_accuracy, "WC-ACC": metrics.worst_case_accuracy}
 
@@ -113,7 +113,7 @@ def definitions() -> str:
 
 def chapter_ledger(chapter: str, where: Path) -> str:
     """A chapter's claims and verdicts, from the records its last execution left in `where`."""
-    judged = ledger.ledger(chapter, load(where))
+    judged = ledger.ledger(chapter, ledger.evidence(where))
     counts = judged["verdict"].value_counts()
     lines = ledger.readable(judged).reset_index().to_string(index=False)
     return f"{lines}\n\n{chapter}: " + ", ".join(f"{counts.get(mark, 0)} {mark}" for mark in ledger.MARKS)

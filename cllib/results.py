@@ -18,7 +18,7 @@ import torch
 
 from cllib.datasets.files import hash_arrays, writable_folder, write_atomic
 from cllib.errors import UserError
-from cllib.metrics import METRICS, Array, interval
+from cllib.metrics import METRICS, Array, interval, of_task
 from cllib.runs import ROOT, artifacts, versions
 from cllib.streams.base import Stream
 from cllib.training import Outcome
@@ -83,8 +83,15 @@ class Record:
         return len(self.seeds)
 
     def metric(self, name: str) -> Array:
-        """One of `metrics.METRICS`, one value per seed, `[n]`."""
-        return METRICS[name](self.test)
+        """One value per seed, `[n]`: one of `metrics.METRICS`, "t3" or "l3" (`metrics.of_task`), or a tracked norm.
+
+        With "masked " before it, from the answers where only the classes of a sample's experience compete. Raises
+        KeyError for another name.
+        """
+        if name in self.norms:
+            return np.asarray(self.norms[name])[:, -1]
+        matrix, name = (self.masked, name.removeprefix("masked ")) if name.startswith("masked ") else (self.test, name)
+        return METRICS[name](matrix) if name in METRICS else of_task(matrix, name)
 
     def validation_accuracy(self) -> Array:
         """Mean accuracy on the validation sets at the end of the last of them (half of the stream), `[n]`."""

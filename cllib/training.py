@@ -546,10 +546,13 @@ class Loop:
 
 
 def norms(learner: Any) -> dict[str, Tensor]:
-    """Euclidean norm of every parameter of each run: `[R]` each."""
+    """Euclidean norm of every parameter of each run, of those that are no vectors also "mean |...|": `[R]` each."""
     head = getattr(learner, "head", None)
     if head is None:
-        return {name: p.detach().norm().double().cpu()[None] for name, p in learner.network.named_parameters()}
+        named = {name: p.detach() for name, p in learner.network.named_parameters()}
+        sizes = {name: p.norm() for name, p in named.items()}
+        sizes |= {f"mean |{name}|": p.abs().mean() for name, p in named.items() if p.dim() > 1}
+        return {name: size.double().cpu()[None] for name, size in sizes.items()}
     runs = len(head.seeds)
     return {name: p.reshape(runs, -1).norm(dim=1).double().cpu() for name, p in head.parameters.items()}
 

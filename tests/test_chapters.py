@@ -59,7 +59,7 @@ def test_released_commands_have_their_equivalent(label: str) -> None:
     ("wrong", "said"),
     [
         ({"sedes": 5}, "no parameter 'sedes': allowed are device, seeds"),
-        ({"seeds": 0}, "seeds = 0: must be a number at least 1"),
+        ({"seeds": 0}, "seeds = 0: must be a whole number at least 1"),
         ({"seeds": 2.5}, "seeds = 2.5: must be a whole number"),
         ({"seeds": True}, "seeds = True: must be a whole number"),
         ({"units": 0}, "units = 0"),
@@ -69,7 +69,6 @@ def test_released_commands_have_their_equivalent(label: str) -> None:
         ({"streams": ["modes"]}, "streams = 'modes': allowed are modes-iid"),
         ({"streams": []}, "streams = \\(\\): at least one must be continual"),
         ({"streams": ["modes-iid"]}, "at least one must be continual"),
-        ({"streams": "modes-ci"}, "streams = 'modes-ci': must be a list"),
         ({"step_sizes": [0.0]}, "step_sizes = 0.0"),
         ({"step_sizes": []}, "step_sizes is empty"),
         ({"bias": "yes"}, "bias = 'yes': must be true or false"),
@@ -111,7 +110,7 @@ def test_wrong_text_is_named(name: str, text: str) -> None:
 
 
 def test_device_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chapters.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert settings(CHAPTER).on == "cpu"
     with pytest.raises(UserError, match="device = 'cuda': this machine has no GPU"):
         settings(CHAPTER, device="cuda")

@@ -1,5 +1,6 @@
 """The hash of running code: what it sees, and what it does not."""
 
+import copy
 import functools
 import importlib
 import subprocess
@@ -19,6 +20,7 @@ from torch import nn
 from cllib.contract import candidates, tiny_stream
 from cllib.experiments import Program, compare
 from cllib.fingerprint import Registry, code_hash, is_own
+from cllib.metaplasticity import MetaplasticAdam
 
 LEARNER = """
 from .tools import f, OPTIONS
@@ -286,3 +288,31 @@ def test_where_a_try_block_ends_counts() -> None:
         exec(source, space)
         made.append(code_hash(space["f"]))
     assert made[0] != made[1]
+
+
+def test_the_first_use_of_an_optimiser_changes_no_hash() -> None:
+    """Torch wraps the `step` of its class then; and memory to work in is no code."""
+
+    class Own(torch.optim.SGD):
+        def step(self, closure=None):  # type: ignore[override]
+            return super().step(closure)
+
+    before = code_hash(Own), code_hash(MetaplasticAdam)
+    for kind in (Own, MetaplasticAdam):
+        weight = torch.nn.Parameter(torch.ones(3))
+        weight.grad = torch.ones(3)
+        kind([weight], lr=0.1).step()
+    MetaplasticAdam([{"params": [weight], "meta": 1.0}]).step()
+    assert (code_hash(Own), code_hash(MetaplasticAdam)) == before
+
+
+def test_that_an_instance_was_pickled_or_copied_changes_no_hash() -> None:
+    """Python then notes names of slots in its class; a process that shares the work must find the same runs."""
+
+    @dataclass(frozen=True)
+    class Config:
+        width: int = 3
+
+    before = code_hash(Config)
+    copy.deepcopy(Config())
+    assert "__slotnames__" in vars(Config) and code_hash(Config) == before

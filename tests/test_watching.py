@@ -64,7 +64,7 @@ def test_live_curves_start_over_with_every_run_and_update_in_place(monkeypatch: 
         def update(self, figure: object) -> None:
             shown.append("update")
 
-    monkeypatch.setattr(figures, "display", lambda figure, display_id: shown.append("new") or Handle())
+    monkeypatch.setattr("cllib.figures.runs.display", lambda figure, display_id: shown.append("new") or Handle())
     curves = figures.LiveCurves(seconds=0)
     for step, loss in ((1, 3.0), (2, 2.0), (1, 5.0)):
         curves(step, {"loss": loss, "accuracy": 0.5, "accuracy/0": 0.5})

@@ -181,3 +181,12 @@ class ViT:
             nn.init.normal_(network.pos, 0, 0.02)
             start_hidden([*binary_weights(network).values()], "uniform", self.init_width)
         return network
+
+
+def gradient_reach(network: nn.Module, x: Tensor, y: Tensor) -> dict[str, str]:
+    """What every parameter gets from one batch, x `[B, C, H, W]`, y `[B]`: "none", "zero" or "some" gradient."""
+    network.zero_grad()
+    F.cross_entropy(network(x), y).backward()
+    grads = {name: p.grad for name, p in network.named_parameters()}
+    network.zero_grad()
+    return {name: "none" if g is None else "some" if bool(g.any()) else "zero" for name, g in grads.items()}

@@ -274,3 +274,14 @@ def subsets(data: Labelled, count: int, seed: int, name: str) -> Stream:
     mixed = with_tests_mixed(data, seed)
     tests = (parts[0], Experience(x, y, own), Experience(mixed.test_x, mixed.test_y, own))
     return Stream(name, data.classes, parts, tests, (), scenario="domain")
+
+
+def in_parts(one: TaskSequence, count: int, seed: int) -> Stream:
+    """Stream learning on the one task of a sequence, see `subsets`. Raises UserError if there are several."""
+    stream = one.build()
+    if len(stream.experiences) > 1:
+        raise UserError(f"keywords = {one.keywords}: one data set can be cut into parts, not {len(stream.experiences)}")
+    train, test = stream.experiences[0], stream.tests[0]
+    data = Labelled(stream.name, train.x, train.y, test.x, test.y, tuple(str(c) for c in range(stream.classes)))
+    made = subsets(data, count, seed, f"{stream.name}, {count} parts")
+    return replace(made, whole=stream.whole, note=stream.note)

@@ -1,40 +1,29 @@
-"""The parameters of each chapter: a frozen dataclass, three profiles of defaults, and any value set over them by name.
+"""Chapter 1, Memory Head: its parameters."""
 
-`smoke` touches every mechanism in seconds and supports no claim; `quick` is what the site shows; `paper` is the
-paper's scale.
-"""
-
-import os
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cllib.chapters.common import Chapter
 from cllib.errors import UserError, one_of, within
 from cllib.learners.heads import METHODS, LearnerConfig
 from cllib.models.classic import ClassicConfig
 from cllib.models.memory_head import MemoryHeadConfig, query
-from cllib.options import convert, fit
 from cllib.streams import IMAGE_STREAMS, PLANE_STREAMS
 
-PROFILES = ("smoke", "quick", "paper")
-DEVICES = ("auto", "cpu", "cuda")
 MODELS = ("mh", "lp", "mlp")
 
 
 @dataclass(frozen=True)
-class MemoryHeadChapter:
+class MemoryHeadChapter(Chapter):
     """Chapter 1. Behind each knob: the paper's symbol and the original command line's flag.
 
     The knobs from `benchmark` on describe one experiment, the reader's own; the tables and ablations of the chapter
     use the published settings written beside them, and take from here what concerns all: seeds, device, streams.
     """
 
-    profile: str = "quick"
-    device: str = "auto"  # --device; auto: a GPU where there is one
     seeds: int = 20  # runs behind every number
     seed: int = 1234  # --seed: the first one; the others follow
     streams: tuple[str, ...] = PLANE_STREAMS  # columns of the tables
@@ -90,8 +79,7 @@ class MemoryHeadChapter:
     draw_plots: bool = True  # --draw_plots: decision surfaces of this experiment (plane streams)
 
     def __post_init__(self) -> None:
-        one_of("profile", self.profile, PROFILES)
-        one_of("device", self.device, DEVICES)
+        super().__post_init__()
         one_of("model", self.model, MODELS)
         one_of("benchmark", self.benchmark, PLANE_STREAMS + IMAGE_STREAMS)
         one_of("image_stream", self.image_stream, IMAGE_STREAMS)
@@ -105,17 +93,14 @@ class MemoryHeadChapter:
             raise UserError(f"data_dir = {self.data_dir!r}: ns-imagenet needs the folder that holds mini-ImageNet")
         if all(stream.endswith("-iid") for stream in self.streams):
             raise UserError(f"streams = {self.streams!r}: at least one must be continual, not iid")
-        for name in ("seeds", "image_seeds", "eval_chunk", "track_every", "frames", "image_classes", "thin"):
+        for name in ("image_seeds", "eval_chunk", "track_every", "frames", "image_classes", "thin"):
             within(name, getattr(self, name), 1)
-        for name in ("seed", "grid_seeds"):
-            within(name, getattr(self, name), 0)
+        within("grid_seeds", self.grid_seeds, 0)
         within("surface_step", self.surface_step, 0.005, 0.5)
         if not self.step_sizes:
             raise UserError("step_sizes is empty: give at least one step size, a number above 0")
         for step_size in self.step_sizes:
             within("step_sizes", step_size, 1e-12)
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("device = 'cuda': this machine has no GPU that torch can use; allowed here are auto, cpu")
         self._check_query(self.experiment())
 
     def _check_query(self, config: LearnerConfig) -> None:
@@ -123,18 +108,6 @@ class MemoryHeadChapter:
         inputs = 2 if self.benchmark in PLANE_STREAMS else 64 if self.benchmark == "ns-digits" else None
         if inputs is not None and isinstance(config.head, MemoryHeadConfig):
             query(torch.zeros(1, 1, inputs), config.head)
-
-    @property
-    def runs(self) -> list[int]:
-        """The seeds of the runs."""
-        return list(range(self.seed, self.seed + self.seeds))
-
-    @property
-    def on(self) -> str:
-        """The device to run on: "cpu" or "cuda"."""
-        if self.device == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        return self.device
 
     def experiment(self) -> LearnerConfig:
         """The reader's own experiment. Raises UserError for a value its parts refuse."""
@@ -145,74 +118,23 @@ class MemoryHeadChapter:
         return LearnerConfig(head, **{f.name: given[f.name] for f in fields(LearnerConfig) if f.name != "head"})
 
 
-DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
-    "01_memory_head": {
-        "smoke": {
-            "seeds": 2,
-            "streams": ("modes-cdi",),
-            "step_sizes": (0.1,),
-            "grid_seeds": 0,
-            "thin": 10,
-            "surface_step": 0.1,
-            "frames": 5,
-            "image_seeds": 2,
-        },
-        "quick": {},
-        "paper": {
-            "seeds": 50,
-            "grid_decay": True,
-            "surface_step": 0.01,
-            "image_stream": "ns-cifar100",
-            "image_seeds": 5,
-        },
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "seeds": 2,
+        "streams": ("modes-cdi",),
+        "step_sizes": (0.1,),
+        "grid_seeds": 0,
+        "thin": 10,
+        "surface_step": 0.1,
+        "frames": 5,
+        "image_seeds": 2,
+    },
+    "quick": {},
+    "paper": {
+        "seeds": 50,
+        "grid_decay": True,
+        "surface_step": 0.01,
+        "image_stream": "ns-cifar100",
+        "image_seeds": 5,
     },
 }
-CHAPTERS: dict[str, type[MemoryHeadChapter]] = {"01_memory_head": MemoryHeadChapter}
-
-
-def names() -> tuple[str, ...]:
-    """All chapters, in the book's order."""
-    return tuple(CHAPTERS)
-
-
-def settings(chapter: str, profile: str | None = None, **given: Any) -> MemoryHeadChapter:
-    """A chapter's parameters: the profile's defaults with `given` set over them; None means the default.
-
-    Without a profile, the environment's CLLIB_PROFILE, else "quick". Raises UserError for an unknown name or
-    impossible value.
-    """
-    one_of("chapter", chapter, names())
-    profile = profile or os.environ.get("CLLIB_PROFILE") or "quick"
-    one_of("profile", profile, PROFILES)
-    for name in given:
-        known(chapter, name)
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return CHAPTERS[chapter](profile=profile, **{**DEFAULTS[chapter][profile], **checked(chapter, chosen)})
-
-
-def from_notebook(chapter: str, namespace: Mapping[str, Any]) -> MemoryHeadChapter:
-    """A chapter's parameters from the variables of its parameters cell, in `globals()`."""
-    given = {f.name: namespace[f.name] for f in fields(CHAPTERS[chapter]) if f.name in namespace}
-    return settings(chapter, **given)
-
-
-def known(chapter: str, name: str) -> None:
-    """Raise UserError unless the chapter has a parameter of this name (the profile is set beside the parameters)."""
-    allowed = tuple(f.name for f in fields(CHAPTERS[chapter]) if f.name != "profile")
-    if name not in allowed:
-        raise UserError(f"{chapter} has no parameter {name!r}: allowed are {', '.join(allowed)}")
-
-
-def parse(chapter: str, pairs: Mapping[str, str]) -> dict[str, Any]:
-    """Typed values of `name=text` pairs from a command line. Raises UserError for an unknown name or a wrong type."""
-    one_of("chapter", chapter, names())
-    for name in pairs:
-        known(chapter, name)
-    hints = typing.get_type_hints(CHAPTERS[chapter])
-    return {name: convert(name, text, hints[name]) for name, text in pairs.items()}
-
-
-def checked(chapter: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values given in Python, held against the parameter's type; lists become tuples, whole numbers floats."""
-    hints = typing.get_type_hints(CHAPTERS[chapter])
-    return {name: fit(name, value, hints[name]) for name, value in given.items()}

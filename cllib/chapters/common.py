@@ -1,0 +1,40 @@
+"""What all chapters are told."""
+
+from dataclasses import dataclass
+
+import torch
+
+from cllib.errors import UserError, one_of, whole
+
+PROFILES = ("smoke", "quick", "paper")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """Raises UserError at construction for impossible values, and so do the chapters made from it."""
+
+    profile: str = "quick"
+    device: str = "auto"  # auto: a GPU where there is one
+    seeds: int = 5  # runs behind every number
+    seed: int = 0  # the first one; the others follow
+
+    def __post_init__(self) -> None:
+        one_of("profile", self.profile, PROFILES)
+        one_of("device", self.device, DEVICES)
+        whole("seeds", self.seeds, 1)
+        whole("seed", self.seed, 0)
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("device = 'cuda': this machine has no GPU that torch can use; allowed here are auto, cpu")
+
+    @property
+    def runs(self) -> list[int]:
+        """The seeds of the runs."""
+        return list(range(self.seed, self.seed + self.seeds))
+
+    @property
+    def on(self) -> str:
+        """The device to run on: "cpu" or "cuda"."""
+        if self.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        return self.device
