@@ -44,6 +44,7 @@ test: $(READY) ## style, types, unit tests, every notebook and the site in the s
 bench: $(READY) ## measure the speed against the original programs and a bare loop
 	$(PYTHON) tests/benchmarks/bench_memory_head.py
 	$(PYTHON) tests/benchmarks/bench_loop.py
+	$(PYTHON) tests/benchmarks/bench_metaplasticity.py
 
 lab: $(READY) ## open the chapters in JupyterLab
 	$(PYTHON) -m jupyter lab --LabApp.default_url=/lab/tree/book

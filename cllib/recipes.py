@@ -15,8 +15,9 @@ from cllib.fingerprint import Registry, name_of
 from cllib.learners import LEARNERS
 from cllib.learners.naive import Naive
 from cllib.learners.taskwise import Taskwise
-from cllib.models.binary import SCOPES
-from cllib.models.networks import MLP, NETWORKS
+from cllib.models.binary import SCOPES, BinaryCNN, BinaryMLP
+from cllib.models.networks import CNN, MLP
+from cllib.models.vit import ViT
 from cllib.options import build, convert
 from cllib.randomness import seeded
 from cllib.streams.base import Stream
@@ -57,6 +58,7 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, "Recipe", int], torch.optim.Optimizer
 )
 
 
+NETWORKS: dict[str, Any] = {"mlp": MLP, "cnn": CNN, "bnn": BinaryMLP, "bcnn": BinaryCNN, "vit": ViT}
 BORDER: dict[str, type[Taskwise]] = Registry({"taskwise": Taskwise})
 
 

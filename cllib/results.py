@@ -332,6 +332,23 @@ def wide(made: Sequence[Record], metric: str = "Acc") -> pd.DataFrame:
     return pivot.reindex(index=long["label"].unique(), columns=long["stream"].unique()).fillna("")
 
 
+def metrics_table(made: Sequence[Record], metrics: Sequence[str]) -> pd.DataFrame:
+    """Records of one stream as readers want them: a row a label, a column a metric (`Record.metric`)."""
+    return pd.concat({name: wide(made, name).iloc[:, 0] for name in metrics}, axis=1)
+
+
+def curves_table(made: Sequence[Record]) -> pd.DataFrame:
+    """Every point of every curve: label, stream, seed, step, task (from 1), accuracy."""
+    rows = [
+        (record.label, record.stream, seed, int(step), j + 1, accuracy)
+        for record in made
+        for seed, curve in zip(record.seeds, record.curve, strict=True)
+        for step, point in zip(record.steps, curve, strict=True)
+        for j, accuracy in enumerate(point)
+    ]
+    return pd.DataFrame(rows, columns=["label", "stream", "seed", "step", "task", "accuracy"])
+
+
 def short(number: float) -> str:
     """.731 for 0.731; n/a for what one seed cannot give."""
     return f"{number:.3f}".replace("0.", ".", 1) if np.isfinite(number) else "n/a"

@@ -1,5 +1,7 @@
 """The loop: what it shows, measures, saves and goes on from."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from cllib.checkpoints import Keeper
 from cllib.contract import tiny_stream
 from cllib.errors import UserError
 from cllib.experiments import compare
 from cllib.learners.heads import LearnerConfig
+from cllib.models.binary import BinaryMLP
 from cllib.models.memory_head import MemoryHeadConfig
 from cllib.models.networks import CNN, MLP
 from cllib.recipes import Recipe
@@ -188,3 +192,161 @@ def test_a_single_sample_left_over_joins_the_batch_before() -> None:
     sizes = [len(y) for _, y in Batches(STREAM, 0, 23).batches(0)]
     assert sizes == [24] and [len(y) for _, y in Batches(STREAM, 0, 1).batches(0)] == [1] * 24
     assert [len(y) for _, y in Batches(STREAM, 0, 22).batches(0)] == [22, 2]
+
+
+# --- learners that are told which test set it is, and answers where the experience is told after all ---
+
+
+class Scripted:
+    """Says what it is given to say, and notes what it is asked; told or not."""
+
+    def __init__(self, logits: Tensor, told: bool) -> None:
+        self.logits, self.told = logits, told
+        self.asked: list[tuple[int | None, list[int]]] = []
+
+    def predict(self, x: Tensor, experience: int | None = None) -> Tensor:
+        """x: `[n, 1]`, the rows of the script."""
+        self.asked.append((experience, x[:, 0].long().tolist()))
+        return self.logits[..., x[:, 0].long(), :]
+
+
+def numbered(sizes: Sequence[int], classes: Sequence[tuple[int, ...]], seed: int = 0) -> list[Experience]:
+    """Test sets whose samples are numbered through, with labels of their own classes."""
+    draws, parts, first = torch.Generator().manual_seed(seed), [], 0
+    for size, own in zip(sizes, classes, strict=True):
+        y = torch.tensor(own)[torch.randint(len(own), (size,), generator=draws)]
+        parts.append(Experience(torch.arange(first, first + size).float()[:, None], y, own))
+        first += size
+    return parts
+
+
+BLOCKS = ((0, 1), (2, 3), (4, 5))
+MASK = torch.kron(torch.eye(3), torch.ones(2, 2)).bool()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=3, max_size=3), st.integers(1, 12), st.booleans(), st.integers(0, 2))
+def test_every_test_set_is_asked_in_order_and_apart_where_it_is_told(
+    sizes: list[int], chunk: int, told: bool, runs: int
+) -> None:
+    tests, total = numbered(sizes, BLOCKS), sum(sizes)
+    logits = torch.randn(*[2] * runs, total, 6, generator=torch.Generator().manual_seed(1))
+    learner, exam = Scripted(logits, told), Exam(tests, None, chunk, MASK)
+    answers = exam.answers(learner)
+    assert [row for _, rows in learner.asked for row in rows] == list(range(total)), "each sample once"
+    assert all(len(rows) <= chunk for _, rows in learner.asked)
+    if told:
+        assert all(set(rows) <= set(tests[j].x[:, 0].long().tolist()) for j, rows in learner.asked)
+        assert len(learner.asked) == sum(-(-size // chunk) for size in sizes)
+    else:
+        assert {j for j, _ in learner.asked} == {None} and len(learner.asked) == -(-total // chunk)
+    assert torch.equal(answers.given, logits.argmax(-1)) and answers.finite.shape == logits.shape[:-2]
+    y = torch.cat([test.y for test in tests])
+    masked = torch.stack(
+        [logits[..., 2 * (c // 2) : 2 * (c // 2) + 2][..., k, :] for k, c in enumerate(y.tolist())], -2
+    )
+    assert torch.equal(answers.masked, masked.argmax(-1) + 2 * (y // 2))
+
+
+def test_without_masks_there_is_no_second_answer() -> None:
+    tests = numbered([3, 2, 4], BLOCKS)
+    assert Exam(tests).answers(Scripted(torch.zeros(9, 6), False)).masked is None
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_one_number_that_is_none_is_noticed_in_any_test_set(told: bool) -> None:
+    tests = numbered([3, 2, 4], BLOCKS)
+    for row in (0, 4, 8):
+        logits = torch.zeros(2, 9, 6)
+        logits[1, row, 3] = torch.nan
+        assert Exam(tests, None, 4).answers(Scripted(logits, told)).finite.tolist() == [True, False]
+
+
+def test_masked_accuracies_are_those_of_a_told_test() -> None:
+    """The scenario "class" trains and answers over all classes; told after all, only those of the experience count."""
+    outcome = run()
+    assert outcome.masked.shape == outcome.test.shape
+    assert (outcome.masked >= outcome.test).all() and (outcome.masked > outcome.test).any()
+    learner = NAIVE.build(STREAM, 1)
+    train(learner, STREAM, NAIVE.feed(STREAM, 1), progress=False)
+    for j, test in enumerate(STREAM.tests):
+        own = learner.predict(test.x)[:, 2 * j : 2 * j + 2]
+        assert outcome.masked[0, -1, j] == float((own.argmax(1) + 2 * j == test.y).double().mean())
+
+
+def test_masked_accuracies_are_not_measured_where_they_say_nothing() -> None:
+    single = replace(
+        STREAM,
+        experiences=tuple(replace(e, x=e.x[e.y == e.y[0]], y=e.y[e.y == e.y[0]]) for e in STREAM.experiences),
+        tests=tuple(replace(t, classes=t.classes[:1]) for t in STREAM.tests),
+    )
+    for stream in (tiny_stream("task"), tiny_stream("domain"), single):
+        assert run(stream=stream).masked.shape == (1, 3, 0)
+    assert run(stream=replace(STREAM, tests=())).masked.shape == (1, 3, 0)
+
+
+def test_masks_are_of_classes_that_come_together_and_apart_from_others() -> None:
+    mask = STREAM.masks()
+    assert torch.equal(mask, MASK) and mask.device == STREAM.experiences[0].y.device
+    assert torch.equal(mask, tiny_stream("task").rivals()) and STREAM.rivals() is None
+    assert tiny_stream("task").masks() is None and tiny_stream("domain").masks() is None
+
+    def with_classes(*groups: tuple[int, ...]) -> Any:
+        return replace(STREAM, tests=tuple(replace(t, classes=g) for t, g in zip(STREAM.tests, groups, strict=True)))
+
+    assert with_classes((0, 1), (1, 2), (4, 5)).masks() is None, "a class in two groups"
+    assert with_classes((0,), (2,), (4,)).masks() is None, "one class each: nothing is left to choose"
+    assert with_classes((0, 1), (0, 1), (0, 1)).masks() is None, "the same classes each time"
+    assert with_classes((0, 1), (0, 1), (4, 5)).masks() is not None, "two domains of one group"
+    uneven = with_classes((0,), (1, 2, 3), (4, 5)).masks()
+    assert [row.nonzero().flatten().tolist() for row in uneven] == [
+        [0],
+        [1, 2, 3],
+        [1, 2, 3],
+        [1, 2, 3],
+        [4, 5],
+        [4, 5],
+    ]
+
+
+TRANSDUCTIVE = replace(NAIVE, network=BinaryMLP(hidden=(9,)), optimizer="metaplastic", step_size=0.02)
+
+
+@pytest.mark.parametrize("own_norms", [True, False])
+def test_what_is_tested_beside_a_test_set_does_not_matter(own_norms: bool) -> None:
+    """Not even where norms use the statistics of the test batch: test sets are asked apart."""
+    recipe = replace(TRANSDUCTIVE, own_norms=own_norms)
+    learner = recipe.build(STREAM, 1)
+    assert learner.told
+    train(learner, STREAM, recipe.feed(STREAM, 1), progress=False)
+    together = Exam(STREAM.tests).answers(learner).given.split([len(test) for test in STREAM.tests])
+    others = [replace(test, x=1 - test.x) for test in STREAM.tests]
+    for j, test in enumerate(STREAM.tests):
+        among = [*others[:j], test, *others[j + 1 :]]
+        found = Exam(among).answers(learner).given.split([len(t) for t in among])[j]
+        assert torch.equal(found, together[j])
+    mixed = learner.predict(torch.cat([test.x for test in STREAM.tests])).argmax(1)
+    assert not torch.equal(mixed, torch.cat(together)), "asked in one batch they would have been other answers"
+
+
+def test_a_network_of_one_batch_has_one_accuracy_whatever_is_asked_when() -> None:
+    """A test set's column does not change with the other columns of the matrix."""
+    whole = run(TRANSDUCTIVE)
+    for j in range(3):
+        alone = run(TRANSDUCTIVE, replace(STREAM, tests=STREAM.tests[j : j + 1]))
+        assert np.array_equal(alone.test[:, :, 0], whole.test[:, :, j])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 120))
+def test_excerpts_are_the_same_share_of_each_test_set(sizes: list[int], size: int) -> None:
+    tests = numbered(sizes, [(0, 1)] * len(sizes))
+    parts = excerpt(tests, size)
+    each = max(1, size // len(sizes))
+    for test, part in zip(tests, parts, strict=True):
+        rows = part.x[:, 0]
+        assert len(part) == min(each, len(test)) and part.classes == test.classes
+        assert torch.equal(part.y, test.y[(rows - test.x[0, 0]).long()])
+        gaps = rows.diff()
+        assert (gaps > 0).all() and (len(gaps) == 0 or float(gaps.max() - gaps.min()) <= 1), "evenly spread"
+    assert excerpt([], 5) == []

@@ -1,9 +1,12 @@
 """Chapter 2, metaplasticity: its parameters."""
 
 import os
+import typing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from cllib.chapters.common import Chapter
 from cllib.datasets import tiny_imagenet
@@ -11,14 +14,17 @@ from cllib.datasets.files import cache_folder
 from cllib.errors import UserError, flag, one_of, whole, within
 from cllib.learners.ewc import EWCSettings
 from cllib.learners.si import SISettings
-from cllib.metaplasticity import PUBLISHED_STEPS, rescaled
+from cllib.ledger import published
+from cllib.metaplasticity import PUBLISHED_STEPS, groups, rescaled
 from cllib.models.binary import BinaryCNN, BinaryMLP
 from cllib.models.vit import NETS as VITS
 from cllib.models.vit import ViT
+from cllib.options import fit
 from cllib.recipes import Recipe
 from cllib.streams import Stream, TaskSequence
 from cllib.streams.tasks import in_parts, task
 
+NAME = "02_metaplasticity"
 NETS = ("bnn", "dnn", "bcnn", *VITS)
 PARTS = ("sweep", "controls", "baselines", "two", "streams", "vits", "released", "reruns", "own")
 SCENARIOS = ("task", "domain")
@@ -69,7 +75,7 @@ class MetaplasticityChapter(Chapter):
     stream_epochs: int = 4  # a part
     vit_tasks: tuple[str, ...] = ("FMNIST-6k-5",)  # for the three transformers
     vit_metas: tuple[float, ...] = (0.0, 30.0)  # theirs, as they are
-    vit_epochs: int = 4
+    vit_epochs: int = 3
     flips: int = 1500  # signs flipped at once, to measure importance
     reruns: tuple[str, ...] = ()  # published experiments to run again, by name; "all": every one
 
@@ -137,10 +143,16 @@ class MetaplasticityChapter(Chapter):
         for name in ("tasks", "two", "stream_data", "vit_tasks"):
             for keyword in getattr(self, name):
                 task(keyword)
+        experiments = dict.fromkeys(t["experiment"] for t in published(NAME)["tables"] if "settings" in t)
+        for name in self.reruns:
+            one_of("reruns", name, ("all", *experiments))
         whole("subsets", self.subsets, 0)
         self._check_nets()
         self.experiment()
         self.sequence()
+        if self.meta and len(self.meta) > 1:
+            with torch.device("meta"):  # no memory, no time: only to count its layers
+                groups(self.network().build((3, 64, 64), 10), self.meta, self.scope)
 
     def _check_nets(self) -> None:
         """Raise UserError for knobs that this net has no use for."""
@@ -250,6 +262,11 @@ class MetaplasticityChapter(Chapter):
             own_norms=self.scenario == "task" and not self.subsets,
         )
 
+    def experiment_on(self, stream: Stream) -> Recipe:
+        """The same for this stream: where `meta` is None, the published 1.35 for as many steps as its tasks have."""
+        steps = self.value("epochs_per_task") * -(-len(stream.experiences[0]) // self.value("batch_size"))
+        return self.experiment() if self.meta else replace(self, meta=(self.scaled(1.35, steps),)).experiment()
+
     # --- the figures and tables ---
 
     def scaled(self, m: float, steps: int, published: int = PUBLISHED_STEPS) -> float:
@@ -264,8 +281,10 @@ class MetaplasticityChapter(Chapter):
         """The chapter with another experiment of its own: the defaults, these changes; everything else as it is."""
         first = [f.name for f in fields(self)].index("net")
         plain = {f.name: f.default for f in fields(self)[first:]}
-        kept = ("features", "backbone", "backbone_weights", "passes")
-        return replace(self, **{**plain, **{name: getattr(self, name) for name in kept}, **changes})
+        kept = {name: getattr(self, name) for name in ("features", "backbone", "backbone_weights", "passes")}
+        hints = typing.get_type_hints(type(self))
+        typed = {name: fit(name, value, hints[name]) for name, value in changes.items() if value is not None}
+        return replace(self, **{**plain, **kept, **typed})
 
     def check_data(self) -> None:
         """Raise UserError if images that nobody can download are wanted and not there."""

@@ -24,19 +24,21 @@ DASHES = ("-", "--", ":", "-.")
 def gates(ms: Sequence[float]) -> Figure:
     """Left f_meta over the hidden weight, a line a coefficient; right the update that is left of +1 and of -1."""
     w = torch.linspace(-2.5, 2.5, 501)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2))
     for k, m in enumerate(ms):
-        look = {"color": CLASS_COLOURS[k % 10], "linestyle": DASHES[k % 4], "label": f"m = {m:g}"}
+        look = {"color": CLASS_COLOURS[k % 10], "linestyle": DASHES[k % 4]}
         f = f_meta(m, w)
-        left.plot(w, f, **look)
-        right.plot(w, torch.where(w < 0, 1.0, f), color=CLASS_COLOURS[k % 10], linestyle=DASHES[k % 4])
-        right.plot(w, -torch.where(w > 0, 1.0, f), color=CLASS_COLOURS[k % 10], linestyle=DASHES[k % 4])
-    left.set(xlabel="hidden weight W", ylabel="f_meta = 1 - tanh(m |W|)²")
-    left.legend(fontsize="small")
-    right.set(xlabel="hidden weight W", ylabel="what the gate leaves of u = +1 and -1")
-    right.annotate("away from zero:\nnever weakened", (1.2, -0.95), fontsize="small", va="bottom", ha="center")
-    right.annotate("towards zero:\nweakened", (1.2, 0.45), fontsize="small", va="bottom", ha="center")
-    right.set_ylim(-1.1, 1.1)
+        left.plot(w, f, label=f"m = {m:g}", **look)
+        right.plot(w, torch.where(w < 0, 1.0, f), **look)
+        right.plot(w, -torch.where(w > 0, 1.0, f), **look)
+    left.set(xlabel="hidden weight W", ylabel=r"$f_{meta} = 1 - \tanh^2(m\,|W|)$")
+    right.set(xlabel="hidden weight W", ylabel="what is left of u", ylim=(-1.15, 1.15), yticks=(-1, 0, 1))
+    boxed = {"fontsize": "small", "ha": "center", "va": "center", "bbox": {"color": "white", "alpha": 0.8, "pad": 1}}
+    right.text(-1.3, 0.75, "u = +1, away from zero:\nnever weakened", **boxed)
+    right.text(1.5, 0.75, "u = +1, towards zero:\nweakened", **boxed)
+    right.text(1.3, -0.75, "u = -1, away from zero:\nnever weakened", **boxed)
+    right.text(-1.5, -0.75, "u = -1, towards zero:\nweakened", **boxed)
+    figure.legend(loc="outside lower center", ncols=len(ms), fontsize="small")
     return figure
 
 

@@ -60,9 +60,6 @@ class CNN:
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
 
 
-NETWORKS = {"mlp": MLP, "cnn": CNN}
-
-
 def classifier(network: nn.Module) -> nn.Linear:
     """The last linear layer. Raises UserError if the network has none."""
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]

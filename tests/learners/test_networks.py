@@ -12,12 +12,14 @@ from cllib.contract import Noisy, tiny_stream
 from cllib.errors import UserError
 from cllib.learners import LEARNERS
 from cllib.learners.cwr import consolidate
-from cllib.learners.ewc import FISHERS, fisher
+from cllib.learners.ewc import FISHERS, VALUES, fisher
 from cllib.learners.lwf import distillation
 from cllib.learners.naive import Naive
-from cllib.models.networks import CNN, MLP
+from cllib.models.binary import BinaryCNN, BinaryMLP, binary_weights
+from cllib.models.networks import CNN, MLP, logits_of
+from cllib.models.norms import batch_logits
 from cllib.randomness import generator
-from cllib.recipes import Recipe
+from cllib.recipes import Recipe, parse
 from cllib.training import train
 
 STREAM = tiny_stream()
@@ -525,3 +527,278 @@ def test_der_holds_only_logits_that_compete() -> None:
     wanted = gradients(learner, loss)
     learner.observe(x, y)
     assert_step(learner, before, wanted)
+
+
+# --- binarized networks: hidden weights, or their signs, are held, and norms are free ---
+
+
+def binarized(learner: str, norm: str = "batch", **settings: Any) -> Any:
+    """A learner of a binarized network, in the first experience; its hidden weights start wide enough to matter."""
+    network = BinaryMLP(hidden=(7,), norm=norm, init_width=0.3)
+    recipe = Recipe(learner, LEARNERS[learner].Settings(**settings), network, step_size=RATE, batch_size=4)
+    found = recipe.build(STREAM, 1)
+    found.begin(STREAM.experiences[0])
+    return found
+
+
+def held(learner: Naive, values: str) -> list[Tensor]:
+    """What a method holds, parameter by parameter."""
+    binary = binary_weights(learner.network) if values == "signs" else {}
+    named = learner.network.named_parameters()
+    return [torch.where(p < 0, -1.0, 1.0) if name in binary else p.detach().clone() for name, p in named]
+
+
+def is_norm(learner: Naive) -> list[bool]:
+    return [name.startswith("norm") for name, _ in learner.network.named_parameters()]
+
+
+def without_norms(learner: Naive, importance: list[Tensor], values: str) -> list[Tensor]:
+    free = is_norm(learner) if values != "parameters" else [False] * len(importance)
+    return [torch.zeros_like(f) if norm else f for f, norm in zip(importance, free, strict=True)]
+
+
+def frozen_norms_fisher(learner: Naive, x: Tensor, y: Tensor) -> list[Tensor]:
+    """Sample by sample with plain autograd, norms with the statistics that the whole batch has in each layer."""
+    network, parameters = learner.network, list(learner.network.parameters())
+
+    def forward(z: Tensor, statistics: list[tuple[Tensor, Tensor]] | None) -> tuple[Tensor, list[Any]]:
+        z, taken = z.flatten(1), []
+        for k in (1, 2):
+            layer, norm = network.get_submodule(f"fc{k}"), network.get_submodule(f"norm{k}")
+            z = z @ layer.binary().T
+            taken.append((z.mean(0).detach(), z.var(0, unbiased=False).detach()))
+            mean, variance = taken[-1] if statistics is None else statistics[k - 1]
+            z = (z - mean) / (variance + norm.eps).sqrt() * norm.weight + norm.bias
+            z = network.act1(z) if k == 1 else z
+        return z, taken
+
+    _, statistics = forward(x, None)
+    total = [torch.zeros_like(p) for p in parameters]
+    for sample, label in zip(x, y, strict=True):
+        log_p = torch.log_softmax(forward(sample[None], statistics)[0][0], -1)
+        g = torch.autograd.grad(log_p[label], parameters)
+        total = [t + part.square() for t, part in zip(total, g, strict=True)]
+    return [t / len(y) for t in total]
+
+
+def test_fisher_information_of_a_network_that_looks_at_the_batch() -> None:
+    learner, (x, y) = binarized("ewc"), batch(0, 0, 10)
+    for k in range(3):
+        learner.observe(*batch(0, k))
+    before = [p.detach().clone() for p in learner.network.parameters()]
+    found = fisher(learner.network, x, y, None, "empirical", generator(0, "fisher"))
+    for a, b in zip(found, frozen_norms_fisher(learner, x, y), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-3)
+    assert all(float(f.abs().max()) > 0 for f in found)
+    assert same(before, weights(learner)) and learner.network.training
+    assert learner.network.norm1.running_mean is None
+
+
+@pytest.mark.parametrize("variant", FISHERS)
+def test_every_fisher_can_be_had_of_a_binarized_network(variant: str) -> None:
+    for network in (BinaryMLP(hidden=(5,)), BinaryCNN(channels=(3, 3), hidden=(4,))):
+        settings = LEARNERS["ewc"].Settings(fisher=variant, fisher_samples=9, values="signs")
+        stream = tiny_stream() if isinstance(network, BinaryMLP) else enlarged()
+        recipe = Recipe("ewc", settings, network, optimizer="metaplastic", batch_size=8)
+        outcome = train(recipe.build(stream, 0), stream, recipe.feed(stream, 0), progress=False)
+        assert not outcome.diverged.any()
+
+
+def enlarged() -> Any:
+    """The tiny stream with images of 8 x 8, which two convolutions leave something of."""
+    return tiny_stream().map(lambda e: replace(e, x=e.x.repeat_interleave(2, 2).repeat_interleave(2, 3)))
+
+
+def test_networks_that_look_at_the_batch_are_asked_in_batches_of_a_test() -> None:
+    learner, x = binarized("naive"), STREAM.tests[0].x.repeat(150, 1, 1, 1)
+    x = x + 0.1 * torch.rand(x.shape, generator=generator(0, "x")) * torch.linspace(0, 1, len(x))[:, None, None, None]
+    said = learner.predict(x)
+    assert len(x) == 1500 and torch.equal(said, batch_logits(learner.network, x))
+    assert not torch.allclose(said, logits_of(learner.network, x), atol=1e-3), "two batches of 750 are not one of 1500"
+    assert torch.equal(
+        binarized("naive", "running").predict(x[:9]), logits_of(binarized("naive", "running").network, x[:9])
+    )
+
+
+@pytest.mark.parametrize("decay", [None, 0.5])
+@pytest.mark.parametrize("values", VALUES)
+def test_ewc_holds_signs_or_hidden_weights(values: str, decay: float | None) -> None:
+    told = {"fisher": "empirical", "fisher_samples": 24, "decay": decay}
+    learner, anchors = binarized("ewc", strength=3.0, values=values, **told), []
+    for e in (0, 1):
+        for k in range(3):
+            learner.observe(*batch(e, k))
+        learner.finish(STREAM.experiences[e])
+        information = frozen_norms_fisher(learner, STREAM.experiences[e].x, STREAM.experiences[e].y)
+        anchors.append((without_norms(learner, information, values), held(learner, values)))
+    if decay is not None:
+        merged = [decay * a + b for a, b in zip(anchors[0][0], anchors[1][0], strict=True)]
+        anchors = [(merged, anchors[1][1])]
+    assert len(learner.anchors) == len(anchors)
+    with torch.no_grad():
+        for p in learner.network.parameters():
+            p += 0.05 * torch.randn(p.shape, generator=generator(1, "shift"))
+    (x, y), before, now = batch(2, 0), weights(learner), held(learner, values)
+    wanted = list(gradients(learner, F.cross_entropy(learner.network(x), y)))
+    plain = [g.clone() for g in wanted]
+    for information, anchor in anchors:
+        wanted = [
+            g + 3.0 * f * (p - a) for g, f, p, a in zip(wanted, information, now, anchor, strict=True)
+        ]  # of signs the difference is -2, 0 or 2, and passes straight through
+    learner.observe(x, y)
+    assert_step(learner, before, wanted)
+    pulled = [not torch.equal(a, b) for a, b in zip(plain, wanted, strict=True)]
+    assert pulled == [values == "parameters" or not norm for norm in is_norm(learner)], "what is held"
+    if values == "signs":
+        jumps = {float(d) for p, a in zip(now, anchors[-1][1], strict=True) if p.dim() > 1 for d in (p - a).flatten()}
+        assert {-2.0, 0.0, 2.0} == jumps
+
+
+def test_random_consolidation_shuffles_inside_each_tensor() -> None:
+    told = {"fisher": "empirical", "fisher_samples": 24, "values": "signs"}
+    found = {}
+    for shuffled in (False, True):
+        learner = binarized("ewc", strength=0.0, shuffled=shuffled, **told)
+        for k in range(3):
+            learner.observe(*batch(0, k))
+        learner.finish(STREAM.experiences[0])
+        found[shuffled] = learner.anchors[0]
+    assert same(found[True]["parameters"], found[False]["parameters"])
+    for real, control, norm in zip(found[False]["fisher"], found[True]["fisher"], is_norm(learner), strict=True):
+        assert real.shape == control.shape
+        torch.testing.assert_close(real.flatten().sort().values, control.flatten().sort().values)
+        assert torch.equal(real, control) == norm, "norms are free, and so are zero before and after"
+    again = binarized("ewc", strength=0.0, shuffled=True, **told)
+    for k in range(3):
+        again.observe(*batch(0, k))
+    again.finish(STREAM.experiences[0])
+    assert same(again.anchors[0]["fisher"], found[True]["fisher"]), "drawn from the run's seed"
+
+
+@pytest.mark.parametrize("path", ["full", "batch"])
+@pytest.mark.parametrize("values", VALUES)
+def test_si_walks_along_hidden_weights_or_their_signs(values: str, path: str) -> None:
+    learner = binarized("si", strength=2.0, damping=0.05, path=path, values=values)
+    walked = "signs" if values == "signs" else "parameters"
+    pulled = "parameters" if values == "parameters" else "signs"
+    omega, flips = [torch.zeros_like(p) for p in weights(learner)], 0
+    for e in (0, 1, 2):
+        w, start, anchor = [torch.zeros_like(o) for o in omega], held(learner, walked), held(learner, pulled)
+        for k in range(4):
+            (x, y), before = batch(e, k), weights(learner)
+            place, now = held(learner, walked), held(learner, pulled)
+            own = list(gradients(learner, F.cross_entropy(learner.network(x), y)))
+            full = [g + 2 * 2.0 * o * (p - a) for g, o, p, a in zip(own, omega, now, anchor, strict=True)]
+            learner.observe(x, y)
+            assert_step(learner, before, full)
+            moved = [new - old for new, old in zip(held(learner, walked), place, strict=True)]
+            flips += sum(int((d.abs() == 2).sum()) for d in moved)
+            followed = full if path == "full" else own
+            w = [total - g * d for total, g, d in zip(w, followed, moved, strict=True)]
+        learner.finish(STREAM.experiences[e])
+        shifts = [new - old for new, old in zip(held(learner, walked), start, strict=True)]
+        omega = [o + t.clamp(min=0) / (d**2 + 0.05) for o, t, d in zip(omega, w, shifts, strict=True)]
+        omega = without_norms(learner, omega, values)
+        for found, wanted in zip(learner.importance, omega, strict=True):
+            torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-3)
+        assert same(learner.anchor, held(learner, pulled))
+    assert (flips > 0) == (values == "signs")
+    assert all(bool(o.any()) for o, norm in zip(omega, is_norm(learner), strict=True) if not norm)
+
+
+@pytest.mark.parametrize("name", ["ewc", "si"])
+def test_of_a_real_network_signs_are_the_weights(name: str) -> None:
+    """Nothing is binary and there are no norms: all three settings are one."""
+    final = []
+    for values in VALUES:
+        learner = made(name, values=values, strength=3.0)
+        for e in (0, 1):
+            for k in range(3):
+                learner.observe(*batch(e, k))
+            learner.finish(STREAM.experiences[e])
+        final.append(weights(learner))
+    assert same(final[0], final[1]) and same(final[0], final[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("ewc", {"values": "weights"}, "values = 'weights': allowed are parameters, hidden, signs"),
+        ("ewc", {"shuffled": 1}, "shuffled = 1: must be true or false"),
+        ("si", {"values": "binary"}, "values = 'binary': allowed are parameters, hidden, signs"),
+    ],
+)
+def test_impossible_values_are_refused(name: str, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        LEARNERS[name].Settings(**wrong)
+
+
+# --- recipes with the optimiser that consolidates ---
+
+
+METAPLASTIC = Recipe(network=BinaryMLP(hidden=(7,)), optimizer="metaplastic", meta=(3.0,), batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"meta": ()}, "meta is empty: give one coefficient, or one a layer"),
+        ({"meta": 1.35}, "meta = 1.35: must be a list"),
+        ({"meta": (1.0, -1.0)}, "meta = -1.0: must be a number at least 0"),
+        ({"meta": ("1",)}, "meta = '1': must be a number"),
+        ({"meta_scope": "all"}, "meta_scope = 'all': allowed are binary, matrices, none"),
+        ({"gate": "off"}, "gate = 'off': allowed are shrinking, growing, both, shuffled"),
+        ({"momentum": 0.9}, "momentum = 0.9: only optimizer = 'sgd' takes one"),
+        ({"gamma": 0}, "gamma = 0: must be a number at least 1e-06"),
+        ({"reset": 1}, "reset = 1: must be true or false"),
+        ({"own_norms": "yes"}, "own_norms = 'yes': must be true or false"),
+        ({"optimizer": "adam"}, r"meta = \(3.0,\): only for optimizer = 'metaplastic'"),
+        ({"optimizer": "adam", "meta": (0.0,), "gate": "both"}, "gate = 'both': only for optimizer = 'metaplastic'"),
+        ({"optimizer": "sgd", "meta": (0.0,), "meta_scope": "none"}, "meta_scope = 'none': only for optimizer"),
+    ],
+)
+def test_impossible_metaplastic_recipes_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(METAPLASTIC, **wrong)
+
+
+def test_another_number_of_coefficients_is_refused_when_the_network_is_known() -> None:
+    with pytest.raises(UserError, match="give one coefficient, or one for each of the 2 layers"):
+        replace(METAPLASTIC, meta=(1.0, 2.0, 3.0)).build(STREAM, 0)
+    learner = replace(METAPLASTIC, meta=(1.0, 2.0)).build(STREAM, 0)
+    assert [group["meta"] for group in learner.optimiser.param_groups] == [1.0, 2.0, 0.0]
+
+
+def test_what_the_optimiser_is_told() -> None:
+    told = replace(METAPLASTIC, step_size=0.03, weight_decay=1e-7, gate="both", meta_scope="none")
+    optimiser = told.build(STREAM, 5).optimiser
+    assert (optimiser.gate, optimiser.seed) == ("both", 5)
+    assert [(g["lr"], g["weight_decay"], g["meta"], g["betas"]) for g in optimiser.param_groups] == [
+        (0.03, 1e-7, 0.0, (0.9, 0.999))
+    ]
+    gated, rest = METAPLASTIC.build(STREAM, 5).optimiser.param_groups
+    assert [p.dim() for p in gated["params"]] == [2, 2] and all(p.dim() == 1 for p in rest["params"])
+
+
+def test_a_metaplastic_recipe_is_described_and_its_code_is_hashed() -> None:
+    recipe = replace(METAPLASTIC, reset=True)
+    described = recipe.describe()
+    assert described["meta"] == [3.0] and described["gate"] == "shrinking" and described["reset"] is True
+    assert described["network"]["kind"] == "BinaryMLP" and described["network"]["norm"] == "batch"
+    names = [getattr(part, "__name__", None) for part in recipe.code()]
+    assert "metaplastic" in names and "Taskwise" in names
+    assert "Taskwise" not in [getattr(part, "__name__", None) for part in METAPLASTIC.code()]
+
+
+def test_coefficients_come_from_a_command_line() -> None:
+    pairs = {"optimizer": "metaplastic", "meta": "1.35, 2", "meta_scope": "matrices", "reset": "true", "gamma": "2"}
+    _, recipes = parse(("naive",), pairs)
+    found = recipes["naive"]
+    assert found.meta == (1.35, 2.0) and found.meta_scope == "matrices" and found.reset and found.gamma == 2.0
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_every_learner_takes_the_optimiser_that_consolidates(learner: str) -> None:
+    recipe = replace(METAPLASTIC, learner=learner, settings=None, batch_size=8, reset=True, own_norms=True)
+    outcome = train(recipe.build(STREAM, 0), STREAM, recipe.feed(STREAM, 0), progress=False)
+    assert outcome.test.shape == (1, 3, 3) and not outcome.diverged.any()

@@ -2,7 +2,6 @@
 
 import pytest
 
-from cllib import chapters
 from cllib.chapters import PROFILES, convert, from_notebook, names, parse, settings
 from cllib.errors import UserError
 from cllib.ledger import published
