@@ -38,7 +38,7 @@ SMOKE = {
     "hidden_layers": (16, 16),
     "task_sequence": ("pdigits",) * 3,
 }
-QUICK = {"epochs_per_task": 4, "batch_size": 100, "lr": 0.005, "hidden_layers": (256, 256)}
+QUICK = {"epochs_per_task": 3, "batch_size": 100, "lr": 0.005, "hidden_layers": (256, 256)}
 PAPER = {"epochs_per_task": 40, "batch_size": 100, "lr": 0.005, "hidden_layers": (4096, 4096)}
 AUTO: dict[str, dict[str, dict[str, Any]]] = {
     "smoke": {"all": {**SMOKE, **SMALL_VIT}, "vit": {}, "bcnn": {}},
@@ -64,7 +64,7 @@ class MetaplasticityChapter(Chapter):
     data_dir: str | None = None  # where MNIST, Fashion-MNIST ... are or go, and Tiny-ImageNet lies
     tasks: tuple[str, ...] = ("pFMNIST-6k",) * 3  # of the sweep, the controls and the baselines
     widths: tuple[int, ...] = (256, 256)  # their hidden layers
-    epochs: int = 4  # theirs a task
+    epochs: int = 3  # theirs a task
     metas: tuple[float, ...] = (0.0, 0.5, 1.0, 1.35, 3.0)  # m as published, in the sweep
     rescale: bool = True  # whether m grows where a task has fewer steps than published
     images: int | None = None  # of each class to train with; None: all
@@ -72,7 +72,7 @@ class MetaplasticityChapter(Chapter):
     two: tuple[str, ...] = ("FMNIST-6k", "digits")  # two data sets, one after the other
     stream_data: tuple[str, ...] = ("FMNIST-6k",)  # data sets for stream learning
     stream_parts: tuple[int, ...] = (1, 20)  # into how many parts each is cut
-    stream_epochs: int = 4  # a part
+    stream_epochs: int = 3  # a part
     vit_tasks: tuple[str, ...] = ("FMNIST-6k-5",)  # for the three transformers
     vit_metas: tuple[float, ...] = (0.0, 30.0)  # theirs, as they are
     vit_epochs: int = 3

@@ -86,7 +86,7 @@ def test_every_net_has_settings_in_every_profile(profile: str, net: str) -> None
 def test_m_is_rescaled_only_where_nobody_set_it() -> None:
     free, fixed = settings(NAME, "quick"), settings(NAME, "quick", meta=1.35)
     stream = free.stream()
-    assert free.experiment_on(stream).meta == pytest.approx((13.5,))  # 240 steps for 24,000: ten times
+    assert free.experiment_on(stream).meta == pytest.approx((1.35 * (24_000 / 180) ** 0.5,))  # 180 steps a task
     assert fixed.experiment_on(stream).meta == (1.35,)
     assert settings(NAME, "quick", rescale=False).experiment_on(stream).meta == (1.35,)
     assert free.scaled(0.5, 24_000) == 0.5 and free.scaled(0.5, 6_000) == 1.0
