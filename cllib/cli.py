@@ -158,9 +158,12 @@ def build_site(profile: str, artifacts: Path, out: Path, book: Path) -> None:
 
 
 @main.command()
+@click.argument("names", nargs=-1, metavar="[CHAPTER...]")
 @option_book
-def pair(book: Path) -> None:
-    """Write every chapter's .ipynb from its .py, with the small outputs that nbval compares."""
+def pair(names: tuple[str, ...], book: Path) -> None:
+    """Write the .ipynb of all or some chapters from their .py, with the small outputs that nbval compares."""
     with one_line():
-        for name in chapters.names():
+        for name in names:
+            one_of("chapter", name, chapters.names())
+        for name in names or chapters.names():
             click.echo(notebooks.pair(name, book))

@@ -137,10 +137,15 @@ def test_pair_keeps_the_checked_text_only(book: Path) -> None:
         HEAD + 'print("not kept")\n\n# %% tags=["nbval-check-output"]\n'
         'from IPython.display import display\ndisplay({"text/plain": "kept", "image/png": ""}, raw=True)\n'
     )
-    assert cllib("pair", "--book", book).exit_code == 0
+    assert cllib("pair", NAME, "--book", book).exit_code == 0
     first = (book / f"{NAME}.ipynb").read_text()
     *others, last = nbformat.reads(first, as_version=4).cells
     assert not any(cell.outputs for cell in others)
     assert [dict(output.data) for output in last.outputs] == [{"text/plain": "kept"}]
-    assert cllib("pair", "--book", book).exit_code == 0
+    assert cllib("pair", NAME, "--book", book).exit_code == 0
     assert json.loads((book / f"{NAME}.ipynb").read_text()) == json.loads(first)
+
+
+def test_pair_knows_its_chapters(book: Path) -> None:
+    result = cllib("pair", "99", "--book", book)
+    assert result.exit_code == 2 and one_line(result).startswith("Error: chapter = '99': allowed are")

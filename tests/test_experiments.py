@@ -10,14 +10,14 @@ import torch
 from cllib.checkpoints import digest
 from cllib.contract import Noisy, tiny_stream
 from cllib.errors import UserError
-from cllib.experiments import compare, restored
+from cllib.experiments import compare, restored, untold
 from cllib.learners.heads import LearnerConfig
 from cllib.models.binary import BinaryMLP
 from cllib.models.memory_head import MemoryHeadConfig
 from cllib.models.networks import MLP
 from cllib.recipes import Recipe
 from cllib.results import MEASURED_FIELDS, Record
-from cllib.training import one_thread, train
+from cllib.training import best, one_thread, train
 
 STREAM = tiny_stream()
 BINARY = Recipe(
@@ -141,3 +141,17 @@ def test_learners_that_cannot_come_back_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="torn"):
         restored(BINARY, STREAM, record, 3, tmp_path)
+
+
+def test_untold_learners_answer_with_the_last_norms(tmp_path: Path) -> None:
+    recipe = replace(BINARY, **TOLD)
+    (record,) = compare("untold", STREAM, {"own": recipe}, [1, 2], store=tmp_path, workers=1)
+    found = untold(recipe, STREAM, record, tmp_path)
+    for k, seed in enumerate(record.seeds):
+        learner = restored(recipe, STREAM, record, seed, tmp_path).learner
+        right = [
+            [float((best(learner.predict(t.x), t.y, mask) == t.y).double().mean()) for t in STREAM.tests]
+            for mask in (None, STREAM.masks())
+        ]
+        assert [found["given"][k], found["masked"][k]] == pytest.approx([sum(r) / len(r) for r in right])
+    assert found["masked"].min() > found["given"].max()

@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cllib import ledger
-from cllib.ledger import Claim, allowed, claims, judge, readable
+from cllib import chapters, ledger, results
+from cllib.errors import UserError
+from cllib.ledger import Claim, Fact, allowed, claims, judge, readable
 from cllib.results import Record
 from samples import with_accuracy
 
@@ -57,17 +59,56 @@ def test_tolerance_is_the_half_width_of_the_difference() -> None:
     assert single == pytest.approx(t * 0.01 * (1 + 1 / 3) ** 0.5, abs=1e-6)
 
 
-def test_ledger_of_the_chapter_is_whole(made: list[Record]) -> None:
-    told = claims("01_memory_head")
-    assert len(told) == len(set((c.source, c.text, c.metric) for c in told)) > 100
-    judged = ledger.ledger("01_memory_head", made)
+@pytest.mark.parametrize("chapter", chapters.names())
+def test_ledger_of_the_chapter_is_whole(made: list[Record], chapter: str) -> None:
+    told = claims(chapter)
+    assert len(told) == len(set((c.source, c.text, c.experiment, c.label, c.metric) for c in told)) > 100
+    judged = ledger.ledger(chapter, made)
     assert len(judged) == len(told) and set(judged["verdict"]) <= set(ledger.MARKS)
     shown = readable(judged)
     assert len(shown) == len(told) and not shown.astype(str).apply(lambda column: column.str.contains("n/a|nan")).any(
         axis=None
     )
-    sources = ledger.published("01_memory_head")["sources"]
+    sources = ledger.published(chapter)["sources"]
     assert {claim.source for claim in told} <= set(sources)
+
+
+FACT = Fact("theory", "a count", "quick", (56.0,), exact=True)
+COUNT = Claim("source", "text", "theory", "", "value", "a count", value=56)
+
+
+def test_facts_are_judged_beside_records() -> None:
+    """One number suffices where nothing is random; else as many seeds as for a run."""
+    row = judge(COUNT, [FACT])
+    assert (row["verdict"], row["ours"], row["half"], row["n"]) == ("reproduced", 56.0, 0.0, 1)
+    assert judge(replace(COUNT, value=55), [FACT])["verdict"] == "not reproduced"
+    assert judge(replace(COUNT, value=56.019), [FACT])["verdict"] == "reproduced"  # TOLERANCE[0]
+    assert judge(COUNT, [replace(FACT, exact=False)])["verdict"] == "mechanism only"
+    assert judge(COUNT, [replace(FACT, profile="smoke")])["verdict"] == "mechanism only"
+    assert judge(COUNT, [replace(FACT, whole=False)])["verdict"] == "mechanism only"
+    assert judge(COUNT, [])["verdict"] == "not run"
+
+
+def test_a_claim_about_a_part_is_answered_by_a_part(made: list[Record]) -> None:
+    part = replace(with_accuracy(made[0], [0.6, 0.6, 0.6]), whole=False)
+    assert judge(VALUE, [part])["verdict"] == "mechanism only"
+    assert judge(replace(VALUE, part=True), [part])["verdict"] == "reproduced"
+
+
+def test_the_later_of_two_answers_counts(made: list[Record]) -> None:
+    old, new = with_accuracy(made[0], [0.1, 0.1, 0.1]), with_accuracy(made[0], [0.6, 0.6, 0.6])
+    assert judge(VALUE, [old, new])["verdict"] == "reproduced" != judge(VALUE, [new, old])["verdict"]
+
+
+def test_facts_are_kept_beside_records(made: list[Record], tmp_path: Path) -> None:
+    results.save(made, tmp_path)
+    ledger.save_facts([FACT, replace(FACT, label="another", values=(0.5, 0.25))], tmp_path)
+    found = ledger.evidence(tmp_path)
+    assert found[-2:] == [FACT, replace(FACT, label="another", values=(0.5, 0.25))] and len(found) == len(made) + 2
+    assert results.load(tmp_path) == [r for r in found if isinstance(r, Record)]
+    (tmp_path / ledger.FACTS).write_text('{"experiment": 1}')
+    with pytest.raises(UserError, match="damaged"):
+        ledger.evidence(tmp_path)
 
 
 def test_published_figure_is_copied_right() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cllib.metrics import METRICS, half_width, interval, minimum_accuracy, worst_case_accuracy
+from cllib.metrics import METRICS, half_width, interval, minimum_accuracy, of_task, worst_case_accuracy
 
 HAND = [[1, 0.5], [0.2, 1]]
 # Task 0 improves at the third step; task 1 ends above all its earlier values. Zeros where nothing was tested.
@@ -47,8 +47,20 @@ def test_runs_are_an_axis_and_definitions_agree_where_they_must(r: np.ndarray) -
 
 
 def test_matrix_must_be_square() -> None:
-    with pytest.raises(ValueError, match=r"\(2, 3\)"):
-        METRICS["Acc"](np.zeros((2, 3)))
+    for name in set(METRICS) - {"Acc"}:
+        with pytest.raises(ValueError, match=r"\(2, 3\)"):
+            METRICS[name](np.zeros((2, 3)))
+    assert METRICS["Acc"](np.array([[0.1, 0.2, 0.3], [0.3, 0.6, 0.9]])) == pytest.approx(0.6)
+
+
+def test_single_tasks_have_names() -> None:
+    r = np.array([[[0.9, 0.1], [0.4, 0.8]], [[0.7, 0.2], [0.3, 0.6]]])
+    assert of_task(r, "t1").tolist() == [0.4, 0.3] and of_task(r, "l1").tolist() == [0.9, 0.7]
+    assert of_task(r, "t2").tolist() == of_task(r, "l2").tolist() == of_task(r, "last").tolist() == [0.8, 0.6]
+    assert METRICS["Plast"](r).tolist() == pytest.approx([0.85, 0.65])
+    for wrong in ("t3", "t0", "x1", "t", "tx"):
+        with pytest.raises(KeyError, match=wrong):
+            of_task(r, wrong)
 
 
 def test_interval_is_students_t() -> None:

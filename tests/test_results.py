@@ -197,3 +197,24 @@ def test_other_labels_get_other_files_inside_the_folder(one: str, other: str) ->
     assert (names[0] == names[1]) == (one == other)
     for name in names:
         assert Path(name).name == name and name.strip(".") and "\0" not in name
+
+
+def test_metrics_and_curves_as_tables(made: list[Record]) -> None:
+    record = with_accuracy(made[0], [0.25, 0.75])
+    record = replace(record, curve=[[[0.1, 0.2]], [[0.3, 0.4]]], steps=[7.0], masked=record.test)
+    table = results.metrics_table([record], ("Acc", "t1", "masked Acc"))
+    assert list(table.columns) == ["Acc", "t1", "masked Acc"] and table.loc[record.label, "t1"].startswith(".500")
+    curves = results.curves_table([record])
+    assert curves[["seed", "step", "task", "accuracy"]].values.tolist() == [
+        [0, 7, 1, 0.1],
+        [0, 7, 2, 0.2],
+        [1, 7, 1, 0.3],
+        [1, 7, 2, 0.4],
+    ]
+
+
+def test_metrics_of_norms_and_of_tasks_have_names(made: list[Record]) -> None:
+    record = replace(made[0], norms={"mean |w|": [[1.0, 2.0], [3.0, 4.0]]})
+    assert record.metric("mean |w|").tolist() == [2.0, 4.0]
+    with pytest.raises(KeyError):
+        record.metric("nothing")
