@@ -175,6 +175,8 @@ class MetaplasticityChapter(Chapter):
         family = "vit" if self.net in VITS else self.net
         table = AUTO[self.profile]
         given = getattr(self, name)
+        if name == "resize" and given is None:
+            given = self.image_size  # who says what the net sees does not mean a piece of something larger
         return given if given is not None else {**table["all"], **table.get(family, {})}[name]
 
     @property

@@ -83,6 +83,14 @@ def test_every_net_has_settings_in_every_profile(profile: str, net: str) -> None
     assert recipe.meta == (1.35,)
 
 
+def test_a_transformer_sees_the_whole_image_unless_told_otherwise() -> None:
+    assert settings(NAME, "paper", net="vit").network().resize == 256
+    assert settings(NAME, "paper", net="vit", image_size=32, patch=8).network().resize == 32
+    assert settings(NAME, "paper", net="vit", image_size=32, patch=8, resize=40).network().resize == 40
+    tiny = next(t for t in TABLES if t["experiment"] == "tiny transformers")
+    assert settings(NAME, "paper").own(**tiny["settings"], net="vit").network().resize == 28
+
+
 def test_m_is_rescaled_only_where_nobody_set_it() -> None:
     free, fixed = settings(NAME, "quick"), settings(NAME, "quick", meta=1.35)
     stream = free.stream()
