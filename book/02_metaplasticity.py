@@ -31,7 +31,7 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from cllib import chapters, figures, importance, ledger, results
+from cllib import chapters, figures, importance, ledger, metrics, results
 from cllib.experiments import compare, restored, untold
 from cllib.ledger import Fact
 from cllib.metaplasticity import MetaplasticAdam, f_meta
@@ -39,7 +39,6 @@ from cllib.models.binary import binary_weights, gated, sign
 from cllib.models.vit import ViT, gradient_reach
 from cllib.randomness import generator
 from cllib.streams.base import inputs
-from cllib.streams.tasks import in_parts
 
 started = time.perf_counter()
 figures.style()
@@ -182,8 +181,9 @@ Markdown("**This copy:** " + results.this_run(p))
 
 # %% tags=["nbval-check-output"]
 stream = p.tasks_of(p.tasks, train_size=p.images).build()
-per_epoch = -(-len(stream.experiences[0]) // 100)
-per_task = per_epoch * p.epochs
+base = p.base()
+per_task = base.steps(stream)[0]
+per_epoch = per_task // p.epochs
 probes = {"probe_every": per_epoch, "probe_size": 900}
 for experience, test in zip(stream.experiences, stream.tests, strict=True):
     print(
@@ -202,7 +202,6 @@ for experience, test in zip(stream.experiences, stream.tests, strict=True):
 # among the controls below.
 
 # %% tags=["nbval-check-output"]
-base = p.base()
 network = base.network().build(stream.shape, stream.classes)
 for name, weight in network.named_parameters():
     kind = "binary" if name in binary_weights(network) else "real"
@@ -213,8 +212,7 @@ for name, weight in network.named_parameters():
 # m)\to(cW_0, c\,\text{lr}, m/c)$ leaves every sign of every weight as it was, bit for bit (without decay). The paper trains
 # 24,000 steps a task. With fewer steps, weights stay smaller, and the published m would hardly act. So the quick profile
 # multiplies m by $\sqrt{24000/\text{steps}}$, which by the law is the same as keeping m and making initial weights and steps
-# larger by that factor. The law is exact; the square root is our choice (weights that wander at random), fixed before looking
-# at results.
+# larger by that factor. The law is exact; the square root is our choice (weights that wander at random).
 
 # %% tags=["nbval-check-output"]
 coefficients = {m: p.scaled(m, per_task) for m in p.metas}
@@ -253,7 +251,7 @@ if swept:
 # %% [markdown]
 # `t1`, `t2` ... are the final accuracies on the tasks, `Acc` their mean, `BWT` what old tasks lost (negative), `Plast` the mean
 # accuracy on a task when it was just learned; mean ± 95 % interval over seeds. A small m forgets; a large one keeps the first
-# task and learns the last one worse; the best mean lies between them.
+# task and learns the last one worse; the mean rises with m until new tasks lose what old ones gain.
 #
 # ## What the hidden weights look like
 #
@@ -303,62 +301,57 @@ plane = importance.descend(importance.plane_task(), origin, 0.35, 500)
 figures.quadratic(task, path, eta, plane)
 
 # %% tags=["nbval-check-output"]
-w = path[-1]
-cost, predicted = task.flip_cost(sign(w)), task.predicted_cost(w, eta, 1000)
-size = w.abs() / w.abs().max()
-correlation = torch.corrcoef(torch.stack([size, cost]))[0, 1].item()
-print(
-    f"correlation of |W| and cost: {correlation:.2f}; W_x after 500 steps: {plane[-1, 0]:.2f}"
-)
+found = {}
+for k in range(8):
+    task = importance.random_task(500, k)
+    draws = generator(k, "quadratic start")
+    start = 0.01 * torch.randn(500, generator=draws, dtype=torch.float64)
+    w = importance.descend(task, start, eta, 1000)[-1]
+    cost, predicted = task.flip_cost(sign(w)), task.predicted_cost(w, eta, 1000)
+    size = w.abs() / w.abs().max()
+    correlation = torch.corrcoef(torch.stack([size, cost]))[0, 1].item()
+    found.setdefault("correlation of size and cost, d = 500", []).append(correlation)
+    for at in (0.0, 0.10, 0.50, 0.96):
+        near = (size * 15).long() == int(at * 15)
+        name = f"cost at |W|/max {at:.2f}, of the predicted".replace("0.", ".")
+        name = name if at else "cost of oscillating weights, of the predicted"
+        if near.any():  # few draws have weights in every bin near the top
+            ratio = (cost[near].mean() / predicted[near].mean()).item()
+            found.setdefault(name, []).append(ratio)
+for name, values in found.items():
+    print(f"{name}: {np.mean(values):.2f}, n = {len(values)} draws")
+print(f"W_x after 500 steps in the plane: {plane[-1, 0]:.2f}")
 facts += [
-    fact(
-        "quadratic task", "correlation of size and cost, d = 500", values=(correlation,)
-    ),
-    fact("quadratic task", "2-D: W_x after 500 steps", values=(plane[-1, 0].item(),)),
+    Fact("quadratic task", name, p.profile, tuple(values))
+    for name, values in found.items()
 ]
-lowest = (size < 1 / 15).nonzero().flatten()
-ratio = (cost[lowest].mean() / predicted[lowest].mean()).item()
 facts += [
-    fact(
-        "quadratic task",
-        "cost of oscillating weights, of the predicted",
-        values=(ratio,),
-    )
+    fact("quadratic task in 2-D", "W_x after 500 steps", values=(plane[-1, 0].item(),))
 ]
-for at in (0.10, 0.50, 0.96):
-    near = ((size * 15).long() == int(at * 15)).nonzero().flatten()
-    share = (cost[near].mean() / predicted[near].mean()).item()
-    name = f"cost at |W|/max {at:.2f}, of the predicted".replace("0.", ".")
-    facts += [fact("quadratic task", name, values=(share,))]
 
 # %% [markdown]
 # **In a network.** Weights of a layer are sorted into bins of equal count by size; in each bin many random signs are flipped at
-# once, and the rise of the training loss per flip is measured (mean ± 95 % interval over repeats, on the first task of the
+# once, and the rise of the loss on 4,000 training images per flip is measured (one network, the first seed; mean ± 95 % interval over repeats, on the first task of the
 # sweep, trained with m = 0).
 
 # %%
 if swept:
-    first = replace(
-        stream, experiences=stream.experiences[:1], tests=stream.tests[:1], whole=False
-    )
+    first = replace(stream, experiences=stream.experiences[:1], tests=stream.tests[:1])
+    first = replace(first, name=f"{stream.name}, task 1")
     plain = replace(base, meta=(0.0,)).experiment()
     (alone,) = on("importance", first, {"m=0": plain}, [p.seed])
     trained = restored(plain, first, alone, p.seed).network
     e = first.experiences[0]
-    some = {"x": e.x[:4000], "y": e.y[:4000]}
-    measure = partial(importance.sign_flips, trained, **some, repeats=6, seed=p.seed)
-    few = {"fc1.weight": p.flips, "fc2.weight": p.flips, "fc3.weight": p.flips // 10}
-    rises = {name: measure(name, flips=max(1, n)) for name, n in few.items()}
+    some = {"x": e.x[:4000], "y": e.y[:4000], "repeats": 6, "seed": p.seed}
+    rises = {}
+    for name, weights in binary_weights(trained).items():
+        most = max(1, min(p.flips, weights.numel() // 16))
+        rises[name] = importance.sign_flips(trained, name, flips=most, **some)
     display(figures.flip_costs(rises))
-    of_bin = {k: tuple(g["cost"] * 1e6) for k, g in rises["fc2.weight"].groupby("bin")}
-    low, *_, high = of_bin
-    for name, k in (
-        ("smallest", low),
-        ("middle", (low + high) // 2),
-        ("largest", high),
-    ):
-        label = f"loss per flip x 1e6, {name} weights"
-        facts += [Fact("sign flips", label, p.profile, of_bin[k], whole=False)]
+    of_bin = list(rises.values())[-2].groupby("bin")["cost"].mean() * 1e6
+    for name, k in (("smallest", 0), ("middle", len(of_bin) // 2), ("largest", -1)):
+        label, value = f"loss per flip x 1e6, {name} weights", (float(of_bin.iloc[k]),)
+        facts += [Fact("sign flips", label, p.profile, value, stream=first.name)]
 
 # %% [markdown]
 # ## Controls
@@ -396,10 +389,12 @@ if "controls" in p.parts:
         display(figures.intervals(controlled, ("Acc", "t1", "last")))
 
 # %% [markdown]
-# Left the mean over tasks, middle the first task, right the newest. The sign condition decides: weakening both directions or
-# taking a smaller step does little, the wrong sign is worse than nothing. The shuffled control is a warning: at this scale
-# *some* random set of stiff weights protects old tasks about as well as the rule's; what the rule buys with its choice of
-# weights is plasticity, seen on the newest task. We claim no more than that.
+# Left the mean over tasks, middle the first task, right the newest; grey dots are seeds. The sign condition matters most:
+# gating both directions leaves things about as they are at m = 0, the wrong sign is worse than nothing. A smaller step size
+# helps a little, the rule several times as much. The shuffled control is a warning: at this scale *some* random set of
+# stiff weights protects old tasks about as well as the rule's; what the rule buys with its choice of weights is plasticity,
+# seen on the newest task. We claim no more than that. Second figure: around the rule, a fresh optimiser and stored norms
+# hardly matter with batch statistics; with running statistics everything forgets more.
 #
 # ## Beside EWC, SI and the upper bound
 #
@@ -429,8 +424,8 @@ if "baselines" in p.parts:
     at_once = p.tasks_of(p.tasks, train_size=p.images, interleaved=True).build()
     bound = on("bound", at_once, {"interleaved": none.experiment()}, p.others)
     display(figures.intervals(others, ("Acc", "t1", "last")))
-    mean = results.table(bound)["mean"][0]
-    print(f"interleaved, the same epochs over all tasks at once: Acc {mean:.3f}")
+    mean = results.wide(bound).iloc[0, 0]
+    print(f"interleaved, all tasks at once: Acc {mean}, n = {bound[0].n}")
 
 # %% [markdown]
 # ## Two data sets in turn
@@ -442,12 +437,12 @@ if "baselines" in p.parts:
 paired = []
 if "two" in p.parts:
     for pair in (p.two, p.two[::-1]):
-        pair_stream = p.tasks_of(pair, train_size=p.images).build()
-        steps = -(-len(pair_stream.experiences[0]) // 100) * p.epochs
-        m = p.scaled(1.5, steps, 30_000)
-        asked = {"m=0": (0.0,), "m=1.5": (m,)}
+        both = p.tasks_of(pair, train_size=p.images).build()
+        used = p.scaled(1.5, base.steps(both)[0], 30_000)
+        print(f"{both.name}: published m = 1.5 stands for {used:.2f}")
+        asked = {"m=0": (0.0,), "m=1.5": (used,)}
         recipes = {k: replace(base, meta=v).experiment() for k, v in asked.items()}
-        paired += on("two data sets", pair_stream, recipes, p.others)
+        paired += on("two data sets", both, recipes, p.others)
     table = {name: results.wide(paired, name) for name in ("l1", "t1", "t2")}
     display(pd.concat(table, axis=1))
 
@@ -462,30 +457,21 @@ if "two" in p.parts:
 
 # %%
 streamed = []
-settings = {"cifar10": ("bcnn", 13.0, 156_400)}  # net, published m and steps
 if "streams" in p.parts:
     for name in p.stream_data:
-        kind, m, steps_then = settings.get(name, ("bnn", 2.5, 12_000))
-        for count in p.stream_parts:
-            cut = in_parts(p.tasks_of((name,), train_size=p.images), count, p.seed)
-            one = replace(
-                base, net=kind, task_sequence=(name,), subsets=count, norm="running"
+        for config, m, steps_then in p.streaming(name):
+            cut = config.stream()
+            steps = sum(config.steps(cut))
+            used = p.scaled(m, steps, steps_then)
+            print(
+                f"{cut.name}: {steps} steps, published m = {m:g} stands for {used:.2f}"
             )
-            one = replace(
-                one, epochs_per_task=None if kind == "bcnn" else p.stream_epochs
-            )
-            each = -(-len(cut.experiences[0]) // 100) * p.stream_epochs
-            of_m = {"m=0": 0.0, f"m={m:g}": p.scaled(m, each * count, steps_then)}
-            recipes = {k: replace(one, meta=(v,)).experiment() for k, v in of_m.items()}
-            every = max(1, each * count // 20)
-            streamed += on(
-                "stream learning",
-                cut,
-                recipes,
-                p.others,
-                probe_every=every,
-                probe_size=900,
-            )
+            of_m = {"m=0": 0.0, f"m={m:g}": used}
+            recipes = {
+                k: replace(config, meta=(v,)).experiment() for k, v in of_m.items()
+            }
+            points = {"probe_every": max(1, steps // 20), "probe_size": 900}
+            streamed += on("stream learning", cut, recipes, p.others, **points)
     named = [
         replace(r, label=f"{r.stream.split(', ')[-1]}, {r.label}") for r in streamed
     ]
@@ -532,27 +518,44 @@ if "vits" in p.parts:
 # %% tags=["full-width"]
 if transformers:
     table = results.metrics_table(transformers, ("Acc", "masked Acc", "masked Plast"))
-    table.columns = ["class-IL", "task-IL", "just learned, task-IL"]
+    table.columns = ["class-IL", "task-IL", "just learned, task-IL", "n"]
+    shared = {
+        r.label: untold(recipes[r.label], of_classes, r, device=p.on)
+        for r in transformers
+    }
     for kind, name in (("given", "class-IL"), ("masked", "task-IL")):
-        shared = {
-            r.label: untold(recipes[r.label], of_classes, r) for r in transformers
+        bands = {label: metrics.interval(both[kind]) for label, both in shared.items()}
+        cells = {
+            k: f"{results.short(a)} ± {results.short(h)}" for k, (a, h) in bands.items()
         }
-        means = {
-            label: results.short(both[kind].mean()) for label, both in shared.items()
-        }
-        table[f"{name}, shared norms"] = pd.Series(means)
+        table[f"{name}, shared norms"] = pd.Series(cells)
     display(table)
 
 # %% [markdown]
 # The norms of a task are put back when it is tested, which tells the network the task; the last two columns leave the final
-# norms in place. A gain that the real-valued `vit` shows as well is no benefit of binarization.
+# norms in place. A gain that the real-valued `vit` shows as well would be no benefit of binarization.
 #
+# The weights of `bvit` by module, as the transformer project means to draw them (first seed, m overlaid; frozen: share with
+# $f_\text{meta}<.001$):
+
+# %%
+if transformers:
+    ends = {}
+    for label in [f"bvit, m={m:g}" for m in p.vit_metas]:
+        record = next(r for r in transformers if r.label == label)
+        network = restored(recipes[label], of_classes, record, p.seed).network
+        ends[label] = {k: w.detach() for k, w in gated(network, "matrices").items()}
+    of_ends = dict(zip(ends, p.vit_metas, strict=True))
+    display(figures.histograms(ends, of_ends, 60))
+
+# %% [markdown]
 # ## What the released code really does
 #
 # **The transformer project.** Its README sweeps m; its code trains with torch's plain Adam, in which m does not exist: the four
 # published commands are one setting with four seeds. Four faults of its wiring are kept here behind `as_published = True`:
 #
-# 1. signs in the norms have no gradient (the *final* norm is one of them), so only the head learns;
+# 1. signs in the norms have no gradient; in `bvit` and `hybrid` the *final* norm is one of them, so there only the head
+#    learns;
 # 2. $B=\operatorname{sign}(W)$ is taken once and never again, so binarized weights never change;
 # 3. the loop over blocks ends one too early, so the last block is never run;
 # 4. sums of ±1 are not scaled: they are up to $\sqrt{3072}\approx55$ times too large.
@@ -600,19 +603,13 @@ facts += [
 for name in ("bvit", "hybrid"):
     with torch.device("meta"):
         large = ViT(name, resize=256).build((3, 64, 64), 200)
-    count = sum(w.numel() for w in binary_weights(large).values()) / 1e6
-    facts += [
-        fact("released ViT", f"binary weights of {name}, in millions", values=(count,))
-    ]
-total = sum(w.numel() for w in large.parameters()) / 1e6
-block = sum(w.numel() for w in large.layers["block_4"].parameters()) / 1e6
+    count = sum(w.numel() for w in binary_weights(large).values())
+    facts += [fact("released ViT", f"binary weights of {name}", values=(count,))]
+total = sum(w.numel() for w in large.parameters())
+block = sum(w.numel() for w in large.layers["block_4"].parameters())
 facts += [
-    fact("released ViT", "parameters of each net, in millions", values=(total,)),
-    fact(
-        "released ViT",
-        "dead parameters of the unused block, in millions",
-        values=(block,),
-    ),
+    fact("released ViT", "parameters of each net", values=(total,)),
+    fact("released ViT", "parameters of the unused block", values=(block,)),
 ]
 small = ViT("bvit", image_size=28, patch=7, dim=64, depth=2, heads=4, mlp_ratio=2)
 count = sum(w.numel() for w in small.build((1, 28, 28), 10).parameters())
@@ -638,11 +635,10 @@ changed = sum(not torch.equal(w, then[n]) for n, w in one.named_buffers())
 print(
     f"mean |qkv|: {before:.3f}, after 20 steps {after:.3f}; binary layers that changed: {changed}"
 )
+name = "qkv: mean size after 20 steps, of that at the start"
 facts += [
-    fact("released ViT", "qkv, mean size at the start", values=(before,)),
-    fact(
-        "released ViT", "qkv, mean size after 20 steps of decay alone", values=(after,)
-    ),
+    fact("decay alone", name, values=(after / before,)),
+    fact("released ViT", "binary layers that change in 20 steps", values=(changed,)),
 ]
 
 # %% [markdown]
@@ -651,16 +647,13 @@ facts += [
 # %%
 if "released" in p.parts:
     of_classes = p.tasks_of(p.vit_tasks, train_size=p.images).build()
-    own = partial(
-        p.own, task_sequence=p.vit_tasks, epochs_per_task=p.vit_epochs, meta=(0.0,)
-    )
-    both = {
-        f"{name}, {'as published' if how else 'corrected'}": own(
-            net=name, as_published=how, meta_scope="matrices"
-        ).experiment()
-        for name in ("bvit", "hybrid")
-        for how in (True, False)
-    }
+    own = partial(p.own, task_sequence=p.vit_tasks, epochs_per_task=p.vit_epochs)
+    both = {}
+    for name in ("bvit", "hybrid"):
+        released = own(net=name, as_published=True)
+        mended = own(net=name, meta=(0.0,), meta_scope="matrices")
+        both[f"{name}, as published"] = released.experiment()
+        both[f"{name}, corrected"] = mended.experiment()
     wired = on("wiring", of_classes, both, p.others, probe_every=0)
     display(results.metrics_table(wired, ("masked Plast", "masked Acc", "Acc")))
 
@@ -703,7 +696,8 @@ pd.DataFrame(dates, columns=["measured beforehand", "stream", "n", "date", "on"]
 #
 # The parameters from `net` on, over all seeds. With `profile = "paper"`, `net = "bvit"`, `meta = 1.35` and `task_sequence =
 # ["imgnet-5"] * 6` this is the transformer project's experiment: its sizes, 100 epochs a task, batches of 20, step size .00099,
-# five groups of 40 classes (the original ignores how often the word is repeated). Tiny-ImageNet has to lie in `data_dir`.
+# five groups of 40 classes (the original ignores how often the word is repeated). Tiny-ImageNet has to lie in `data_dir`, and
+# `parts = ["own"]` leaves the rest of the chapter out, which takes days at that scale.
 
 # %%
 if "own" in p.parts:
@@ -749,23 +743,29 @@ with pd.option_context("display.max_rows", None):
 # %% [markdown]
 # **What we make of it**, from the quick profile and the runs measured beforehand:
 #
-# - The mechanism is plain to see. At m = 0 a new permutation wipes out the first one; the larger m, the more of the first task
-#   is left, and with the largest m the newest task pays for it.
-# - What matters is the *sign condition*: gating both directions, or a smaller step size, does little, and gating growth is
-#   worse than nothing. Which weights are protected matters less than one would think: with shuffled sizes old tasks are kept
-#   about as well, and what is lost is plasticity.
-# - Without being told the borders the rule is in the range of EWC and SI, which are; but nobody's strengths were tuned here, so
-#   this is no ranking. Handing out EWC's importance at random does about as well as EWC itself at this scale: we cannot confirm
-#   the paper's control.
+# - The mechanism is plain to see. At m = 0 new permutations wipe out most of the first one; the larger m, the more of it is
+#   left, and with the largest m the newest task pays for it.
+# - What matters is the *sign condition*: gating both directions does nothing, and gating growth is worse than nothing. Which
+#   weights are protected matters less than one would think: with shuffled sizes old tasks are kept about as well, and what
+#   is lost is plasticity.
+# - EWC and SI reach mean accuracies of the same order, with other compromises between old and new tasks. Nobody's strengths
+#   were tuned, so this is no ranking. Handing out EWC's importance at random does about as well as EWC itself here. The
+#   paper's point, that its rule needs no borders, is touched only by two controls: without a fresh optimiser, and with
+#   shared norms, the rule does as well as with them.
 # - The norms matter as much as the rule. With running statistics everything forgets more; which of the two the program used
 #   changed between its versions.
-# - Stream learning of a small data set in twenty parts costs next to nothing even at m = 0, so there is nothing for the rule to
-#   mend: the quick profile cannot test that claim.
-# - In the transformers the class-incremental accuracy collapses whatever m is. Task-incrementally a gain shows up for the
-#   real-valued `vit` too, and with three seeds the intervals are wide: no benefit of binarization is shown here, nor was any
-#   published.
-# - The released transformer code trains its heads and nothing else. Every count of that is reproduced by the switch
+# - Stream learning of a small data set in twenty parts costs next to nothing even at m = 0, so there is nothing for the rule
+#   to mend: the quick profile cannot test that claim.
+# - In the transformers the class-incremental accuracy collapses whatever m is, and on groups of classes the intervals of three
+#   seeds are too wide to tell a gain in task-incremental accuracy from none. On permuted tasks (the reference runs) m = 30 on
+#   all matrices helps, `vit` no less than `bvit`: a gain, but not one of binarization. On hidden weights alone it shows none.
+# - The released `bvit` and `hybrid` train their heads and nothing else. Every count of that is reproduced by the switch
 #   `as_published`.
+#
+# **Where we differ**, beyond what is said above: every seed of a table sees the same permutations (the first seed draws
+# them), so the intervals do not cover other tasks; batches are 100 where some original tasks took 20; USPS is used whole;
+# nothing is flipped, turned or cropped in stream learning of CIFAR-10; pixels behind CIFAR features are standardised as their
+# network was trained. Curves are measured on 300 samples of each test set, tables on all.
 #
 # ## Try this
 #

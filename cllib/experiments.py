@@ -233,6 +233,7 @@ def shared(
         return [execute(*job(program), **options) for program in asked]
     if workers == 1 or len(asked) == 1:
         return [alone(*job(program), **options) for program in asked]
+    options = {**options, "progress": False}  # bars of several processes would write over each other
     pool = joblib.Parallel(n_jobs=workers, max_nbytes=None)
     found: list[list[Record]] = pool(joblib.delayed(alone)(*job(program), **options) for program in asked)
     return found
@@ -244,8 +245,10 @@ def alone(*job: Any, **options: Any) -> list[Record]:
         return execute(*job, **options)
 
 
-def restored(recipe: Recipe, stream: Stream, record: Record, seed: int, store: Path | None = None) -> Any:
-    """The learner as it was at the end of one run of a record, from where runs are kept; on a CPU.
+def restored(
+    recipe: Recipe, stream: Stream, record: Record, seed: int, store: Path | None = None, device: str = "cpu"
+) -> Any:
+    """The learner as it was at the end of one run of a record, from where runs are kept.
 
     Raises UserError if the run is not kept there.
     """
@@ -255,20 +258,23 @@ def restored(recipe: Recipe, stream: Stream, record: Record, seed: int, store: P
     path = Path(store or runs.store()) / address / "checkpoint.pt"
     if not path.exists():
         raise UserError(f"{path}: no such file; run {record.label!r} again on this machine")
-    learner = recipe.build(stream, seed)
+    learner = recipe.build(stream, seed, device)
     learner.load_state_dict(read(path, address)["learner"])
     return learner
 
 
-def untold(recipe: Recipe, stream: Stream, record: Record, store: Path | None = None) -> dict[str, Any]:
+def untold(
+    recipe: Recipe, stream: Stream, record: Record, store: Path | None = None, device: str = "cpu"
+) -> dict[str, Any]:
     """Mean accuracy over the test sets at the end, `[n]`, if nobody told the learner which task is tested.
 
     For records of learners that keep the norms of every task: here the last ones serve all. "given": all classes
     compete; "masked": those of the sample's experience (as "given" where that says nothing).
     """
+    stream = stream.to(device)
     exam, found = Exam(stream.tests, stream.rivals(), masks=stream.masks()), []
     for seed in record.seeds:
-        answers = exam.answers(restored(recipe, stream, record, seed, store).learner)
+        answers = exam.answers(restored(recipe, stream, record, seed, store, device).learner)
         pair = answers.given, answers.given if answers.masked is None else answers.masked
         found.append([float(exam.accuracies(a).mean()) for a in pair])
     return dict(zip(("given", "masked"), np.array(found).T, strict=True))

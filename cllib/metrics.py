@@ -35,18 +35,20 @@ def plasticity(r: ArrayLike) -> Array:
 
 
 def of_task(r: ArrayLike, name: str) -> Array:
-    """Of one task: "t3" is R[z-1, 2], on the third test set at the end; "l3" is R[2, 2], when it was just learned.
+    """Of one task: "t3" is R[z-1, 2], on the third test set at the end; "l3" is R[2, 2], when it was just learned;
+    "b3" is R[1, 2], just before. "last" is R[z-1, z-1].
 
-    "last" is R[z-1, z-1]. Raises KeyError for another name, or a test set that there is not.
+    Raises KeyError for another name, or a test set that there is not.
     """
     matrix = np.asarray(r, dtype=np.float64)
     if name == "last":
         return matrix[..., -1, -1]
     kind, number = name[:1], name[1:]
-    if kind not in ("t", "l") or not number.isdigit() or not 0 < int(number) <= matrix.shape[-1]:
+    rows = {"t": -1, "l": 0, "b": -1}
+    if kind not in rows or not number.isdigit() or not (kind == "b") < int(number) <= matrix.shape[-1]:
         raise KeyError(name)
     task = int(number) - 1
-    return matrix[..., -1 if kind == "t" else task, task]
+    return matrix[..., -1 if kind == "t" else task + rows[kind], task]
 
 
 def forgetting(r: ArrayLike) -> Array:

@@ -333,8 +333,9 @@ def wide(made: Sequence[Record], metric: str = "Acc") -> pd.DataFrame:
 
 
 def metrics_table(made: Sequence[Record], metrics: Sequence[str]) -> pd.DataFrame:
-    """Records of one stream as readers want them: a row a label, a column a metric (`Record.metric`)."""
-    return pd.concat({name: wide(made, name).iloc[:, 0] for name in metrics}, axis=1)
+    """Records of one stream as readers want them: a row a label, a column a metric (`Record.metric`), last n."""
+    table = pd.concat({name: wide(made, name).iloc[:, 0] for name in metrics}, axis=1)
+    return table.assign(n=pd.Series({record.label: record.n for record in made}))
 
 
 def curves_table(made: Sequence[Record]) -> pd.DataFrame:

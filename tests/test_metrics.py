@@ -57,8 +57,9 @@ def test_single_tasks_have_names() -> None:
     r = np.array([[[0.9, 0.1], [0.4, 0.8]], [[0.7, 0.2], [0.3, 0.6]]])
     assert of_task(r, "t1").tolist() == [0.4, 0.3] and of_task(r, "l1").tolist() == [0.9, 0.7]
     assert of_task(r, "t2").tolist() == of_task(r, "l2").tolist() == of_task(r, "last").tolist() == [0.8, 0.6]
+    assert of_task(r, "b2").tolist() == [0.1, 0.2]
     assert METRICS["Plast"](r).tolist() == pytest.approx([0.85, 0.65])
-    for wrong in ("t3", "t0", "x1", "t", "tx"):
+    for wrong in ("t3", "t0", "x1", "t", "tx", "b1"):
         with pytest.raises(KeyError, match=wrong):
             of_task(r, wrong)
 

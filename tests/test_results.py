@@ -203,7 +203,7 @@ def test_metrics_and_curves_as_tables(made: list[Record]) -> None:
     record = with_accuracy(made[0], [0.25, 0.75])
     record = replace(record, curve=[[[0.1, 0.2]], [[0.3, 0.4]]], steps=[7.0], masked=record.test)
     table = results.metrics_table([record], ("Acc", "t1", "masked Acc"))
-    assert list(table.columns) == ["Acc", "t1", "masked Acc"] and table.loc[record.label, "t1"].startswith(".500")
+    assert list(table.columns) == ["Acc", "t1", "masked Acc", "n"] and table.loc[record.label, "t1"].startswith(".500")
     curves = results.curves_table([record])
     assert curves[["seed", "step", "task", "accuracy"]].values.tolist() == [
         [0, 7, 1, 0.1],

@@ -71,7 +71,7 @@ class MetaplasticityChapter(Chapter):
     other_seeds: int = 3  # runs behind baselines, two data sets, streams and transformers
     two: tuple[str, ...] = ("FMNIST-6k", "digits")  # two data sets, one after the other
     stream_data: tuple[str, ...] = ("FMNIST-6k",)  # data sets for stream learning
-    stream_parts: tuple[int, ...] = (1, 20)  # into how many parts each is cut
+    stream_parts: tuple[int, ...] = (1, 20)  # into how many parts each is cut; cifar10 always 1 and 20
     stream_epochs: int = 3  # a part
     vit_tasks: tuple[str, ...] = ("FMNIST-6k-5",)  # for the three transformers
     vit_metas: tuple[float, ...] = (0.0, 30.0)  # theirs, as they are
@@ -147,6 +147,7 @@ class MetaplasticityChapter(Chapter):
         for name in self.reruns:
             one_of("reruns", name, ("all", *experiments))
         whole("subsets", self.subsets, 0)
+        self._check_tables()
         self._check_nets()
         self.experiment()
         self.sequence()
@@ -154,12 +155,31 @@ class MetaplasticityChapter(Chapter):
             with torch.device("meta"):  # no memory, no time: only to count its layers
                 groups(self.network().build((3, 64, 64), 10), self.meta, self.scope)
 
+    def _check_tables(self) -> None:
+        """Raise UserError for what the figures and tables cannot be made with."""
+        for name in ("metas", "vit_metas", "stream_parts"):
+            shown = [f"{value:g}" for value in getattr(self, name)]
+            if len(set(shown)) < len(shown):
+                raise UserError(f"{name} = {getattr(self, name)!r}: each may be named once")
+        if self.images is not None:
+            whole("images", self.images, 1)
+        BinaryMLP(self.widths)
+        for keywords in (self.tasks, self.two, self.vit_tasks, *((name,) for name in self.stream_data)):
+            tasks = self.tasks_of(keywords).tasks
+            if keywords != self.vit_tasks and any(one.groups for one in tasks):
+                raise UserError(f"{keywords}: groups of classes only in vit_tasks and task_sequence")
+
     def _check_nets(self) -> None:
         """Raise UserError for knobs that this net has no use for."""
         for name in ("as_published", "binarize_attention"):
             flag(name, getattr(self, name))
             if getattr(self, name) and self.net not in VITS:
                 raise UserError(f"{name} = True: only for net = {', '.join(VITS)}, not {self.net!r}")
+        if self.as_published and self.meta is not None:
+            raise UserError(f"meta = {self.meta!r}: as_published = True trains with plain Adam, which knows no m")
+        if self.net not in VITS and self.norm != "instance" and self.value("batch_size") == 1:
+            raise UserError("batch_size = 1: BatchNorm needs two samples at least")
+        within("ewc_lambda", self.ewc_lambda, 0, 1e12)
         if self.ewc and self.si:
             raise UserError("ewc = True, si = True: choose one of them")
         for name, needed in (("bin_path", "si"), ("rnd_consolidation", "ewc")):
@@ -214,6 +234,7 @@ class MetaplasticityChapter(Chapter):
         """A sequence with the chapter's folder and features."""
         return TaskSequence(
             keywords,
+            self.seed,
             train_size=train_size,
             test_size=test_size,
             interleaved=interleaved,
@@ -233,7 +254,7 @@ class MetaplasticityChapter(Chapter):
             return ViT(self.net, init_width=self.init_width, **sizes, **switches)
         init = self.init or ("xavier" if self.net == "bcnn" else "uniform")
         how: dict[str, Any] = {"norm": self.norm, "gamma": self.norm_gamma, "init": init, "init_width": self.init_width}
-        how |= {"affine": not self.subsets}  # as published for stream learning
+        how |= {"affine": not self.subsets or self.net == "bcnn"}  # as published for stream learning
         if self.net == "bcnn":
             return BinaryCNN(**how) if self.profile == "paper" else BinaryCNN((16, 16, 32, 32), hidden=(64,), **how)
         return BinaryMLP(self.value("hidden_layers"), self.net == "bnn", **how)
@@ -247,27 +268,33 @@ class MetaplasticityChapter(Chapter):
             settings = EWCSettings(self.ewc_lambda, "empirical", few, values="signs", shuffled=self.rnd_consolidation)
         if self.si:
             learner, settings = "si", SISettings(self.si_lambda, values="signs" if self.bin_path else "hidden")
+        plain = {"optimizer": "adam"}  # all that the released transformer program has
+        rule = {"optimizer": "metaplastic", "meta": self.meta or (1.35,), "meta_scope": self.scope, "gate": self.gate}
+        optimiser: dict[str, Any] = plain if self.as_published else rule
         return Recipe(
             learner,
             settings,
             self.network(),
-            "metaplastic",
-            self.value("lr"),
+            step_size=self.value("lr"),
             weight_decay=self.decay,
             batch_size=self.value("batch_size"),
             epochs=self.value("epochs_per_task"),
-            meta=self.meta or (1.35,),
-            meta_scope=self.scope,
-            gate=self.gate,
-            reset=self.reset and not self.subsets,
+            **optimiser,
+            reset=self.reset and not self.subsets and not self.si,  # SI keeps one optimiser, as published
             gamma=self.gamma,
             own_norms=self.scenario == "task" and not self.subsets,
         )
 
     def experiment_on(self, stream: Stream) -> Recipe:
         """The same for this stream: where `meta` is None, the published 1.35 for as many steps as its tasks have."""
-        steps = self.value("epochs_per_task") * -(-len(stream.experiences[0]) // self.value("batch_size"))
-        return self.experiment() if self.meta else replace(self, meta=(self.scaled(1.35, steps),)).experiment()
+        if self.meta or self.as_published:
+            return self.experiment()
+        return replace(self, meta=(self.scaled(1.35, self.steps(stream)[0]),)).experiment()
+
+    def steps(self, stream: Stream) -> list[int]:
+        """How many steps its own experiment takes in each experience of a stream."""
+        feed = self.experiment().feed(stream, self.seed)
+        return [feed.steps(e) for e in range(len(stream.experiences))]
 
     # --- the figures and tables ---
 
@@ -285,8 +312,16 @@ class MetaplasticityChapter(Chapter):
         plain = {f.name: f.default for f in fields(self)[first:]}
         kept = {name: getattr(self, name) for name in ("features", "backbone", "backbone_weights", "passes")}
         hints = typing.get_type_hints(type(self))
-        typed = {name: fit(name, value, hints[name]) for name, value in changes.items() if value is not None}
+        typed = {name: fit(name, v, hints[name]) for name, v in changes.items() if v is not None}
         return replace(self, **{**plain, **kept, **typed})
+
+    def streaming(self, data: str) -> list[tuple["MetaplasticityChapter", float, int]]:
+        """Stream learning on a data set: its experiments, with the published m and the steps that it was meant for."""
+        common: dict[str, Any] = {"task_sequence": (data,), "train_size": self.images, "norm": "running"}
+        if data == "cifar10":  # convolutions, 200 epochs of 782 batches
+            return [(self.own(net="bcnn", subsets=count, **common), 13.0, 156_400) for count in (1, 20)]
+        mlp = {"hidden_layers": self.widths, "epochs_per_task": self.stream_epochs}
+        return [(self.own(subsets=count, **mlp, **common), 2.5, 12_000) for count in self.stream_parts]
 
     def check_data(self) -> None:
         """Raise UserError if images that nobody can download are wanted and not there."""

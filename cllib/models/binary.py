@@ -201,7 +201,7 @@ class _Common:
         flag("affine", self.affine)
         one_of("gamma", self.gamma, GAMMAS)
         one_of("init", self.init, INITS)
-        within("init_width", self.init_width, 1e-9)
+        within("init_width", self.init_width, 1e-9, 1e6)
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ class ViT:
         if self.dim % self.heads:
             raise UserError(f"heads = {self.heads}: must divide dim = {self.dim}")
         within("mlp_ratio", self.mlp_ratio, 1 / self.dim)
-        within("init_width", self.init_width, 1e-9)
+        within("init_width", self.init_width, 1e-9, 1e6)
         for name in ("binarize_attention", "as_published"):
             flag(name, getattr(self, name))
         if self.as_published and self.binarize_attention:
