@@ -34,7 +34,7 @@ from IPython.display import Markdown, display
 from cllib import chapters, figures, importance, ledger, metrics, results
 from cllib.experiments import compare, restored, untold
 from cllib.ledger import Fact
-from cllib.metaplasticity import MetaplasticAdam, f_meta
+from cllib.metaplasticity import MetaplasticAdam, f_meta, frozen
 from cllib.models.binary import binary_weights, gated, sign
 from cllib.models.vit import ViT, gradient_reach
 from cllib.randomness import generator
@@ -59,7 +59,8 @@ figures.style()
 # $$
 #
 # A step that moves $W$ towards zero is weakened, the more the larger $m|W|$; a step away from zero never is. At $m=0$ this is
-# plain Adam. In single precision $f_\text{meta}$ is exactly 0 from $m|W|\approx 9$ on: such a weight is *frozen*.
+# plain Adam. In single precision $f_\text{meta}$ is exactly 0 from $m|W|\approx 9$ on.
+# Below we call a weight *frozen* where $f_\text{meta}<.001$.
 
 # %%
 figures.gates((0, 0.5, 1, 1.35, 2))
@@ -256,7 +257,7 @@ if swept:
 # ## What the hidden weights look like
 #
 # Histograms of every layer's hidden weights at the end (one seed; log scale), m overlaid, as the released programs draw them.
-# Below each name: the share of weights that are frozen, $f_\text{meta}<.001$, in the order of the legend.
+# Below each name: the share of weights that are frozen, in the order of the legend. The table has means over all seeds.
 
 # %%
 if swept:
@@ -273,14 +274,22 @@ if swept:
 
 # %% tags=["hide-input"]
 if swept:
-    rows = [
-        (r.label, name, f"{np.mean(values, 0)[-1]:.3f}")
-        for r in swept
-        for name, values in r.norms.items()
-        if name.startswith("mean |fc")
-    ]
-    sizes = pd.DataFrame(rows, columns=["m", "layer", "mean |W|"])
-    display(sizes.pivot(index="m", columns="layer", values="mean |W|"))
+    sizes, held = {}, {}
+    for r in swept:
+        config = labels[r.label]
+        sizes[r.label] = {
+            name: results.short(np.mean(values, 0)[-1])
+            for name, values in r.norms.items()
+            if name.startswith("mean |fc")
+        }
+        ends = [restored(config.experiment(), stream, r, s).network for s in r.seeds]
+        held[r.label] = {
+            f"frozen {name}": results.short(
+                np.mean([frozen(n, config.meta[0])[name] for n in ends])
+            )
+            for name in binary_weights(ends[0])
+        }
+    display(pd.concat([pd.DataFrame(sizes).T, pd.DataFrame(held).T], axis=1))
 
 # %% [markdown]
 # ## Why size means importance

@@ -164,9 +164,9 @@ class MetaplasticityChapter(Chapter):
         if self.images is not None:
             whole("images", self.images, 1)
         BinaryMLP(self.widths)
-        for keywords in (self.tasks, self.two, self.vit_tasks, *((name,) for name in self.stream_data)):
-            tasks = self.tasks_of(keywords).tasks
-            if keywords != self.vit_tasks and any(one.groups for one in tasks):
+        self.tasks_of(self.vit_tasks)
+        for keywords in (self.tasks, self.two, *((name,) for name in self.stream_data)):
+            if any(one.groups for one in self.tasks_of(keywords).tasks):
                 raise UserError(f"{keywords}: groups of classes only in vit_tasks and task_sequence")
 
     def _check_nets(self) -> None:

@@ -128,6 +128,24 @@ def test_stream_learning_has_one_optimiser_and_norms_without_parameters() -> Non
     assert not recipe.network.affine and not recipe.reset and not recipe.own_norms
 
 
+def test_the_released_wiring_comes_with_the_released_optimiser() -> None:
+    recipe = settings(NAME, "quick", net="bvit", as_published=True).experiment()
+    assert recipe.optimizer == "adam" and recipe.network.as_published
+    stream = settings(NAME, "quick").stream()
+    assert settings(NAME, "quick", net="bvit", as_published=True).experiment_on(stream) == recipe
+
+
+def test_stream_learning_takes_m_for_the_steps_it_makes() -> None:
+    (one, m, then), (cut, _, _) = settings(NAME, "paper").streaming("cifar10")
+    assert (one.subsets, cut.subsets, m, then) == (1, 20, 13.0, 156_400)
+    recipe = cut.experiment()
+    assert isinstance(recipe.network, BinaryCNN) and recipe.network.affine and recipe.network.norm == "running"
+    assert (recipe.epochs, recipe.batch_size, recipe.step_size) == (200, 64, 1e-4)
+    (_, m, then), (small, _, _) = settings(NAME, "quick").streaming("FMNIST-6k")
+    assert (m, then, small.experiment().network.affine) == (2.5, 12_000, False)
+    assert small.steps(small.stream()) == [9] * 20  # 300 images in batches of 100, three epochs
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -151,6 +169,15 @@ def test_stream_learning_has_one_optimiser_and_norms_without_parameters() -> Non
         ({"stream_parts": [3]}, "stream_parts = (3,): must be two"),
         ({"workers": 0}, "workers = 0: must be a whole number at least 1"),
         ({"norm": "bn"}, "norm = 'bn': allowed are batch, running, instance"),
+        ({"metas": [0, 1, 1.0000001]}, "metas = (0.0, 1.0, 1.0000001): each may be named once"),
+        ({"stream_parts": [3, 3]}, "stream_parts = (3, 3): each may be named once"),
+        ({"net": "vit", "as_published": True, "meta": 1}, "meta = (1.0,): as_published = True trains with plain Adam"),
+        ({"batch_size": 1}, "batch_size = 1: BatchNorm needs two samples"),
+        ({"widths": [0]}, "hidden = 0: must be a whole number at least 1"),
+        ({"images": 0}, "images = 0: must be a whole number at least 1"),
+        ({"tasks": []}, "keywords = (): must name one task at least"),
+        ({"two": ["digits", "cifar10"]}, "keywords of different shapes"),
+        ({"stream_data": ["FMNIST-6k-5"]}, "('FMNIST-6k-5',): groups of classes only in vit_tasks"),
     ],
 )
 def test_what_cannot_be_is_answered_in_one_line(given: dict, said: str) -> None:
