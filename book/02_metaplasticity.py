@@ -400,7 +400,7 @@ if "controls" in p.parts:
 # %% [markdown]
 # Left the mean over tasks, middle the first task, right the newest; grey dots are seeds. The sign condition matters most:
 # gating both directions leaves things about as they are at m = 0, the wrong sign is worse than nothing. A smaller step size
-# helps a little, the rule several times as much. The shuffled control is a warning: at this scale *some* random set of
+# helps, but less than the rule. The shuffled control is a warning: at this scale *some* random set of
 # stiff weights protects old tasks about as well as the rule's; what the rule buys with its choice of weights is plasticity,
 # seen on the newest task. We claim no more than that. Second figure: around the rule, a fresh optimiser and stored norms
 # hardly matter with batch statistics; with running statistics everything forgets more.
