@@ -59,7 +59,7 @@ def weaken(new: Tensor, old: Tensor, u: Tensor, m: float, gate: str = "shrinking
             size.neg_()
         size.clamp_(min=0)
     s = size.mul_(2 * m).sigmoid_()
-    f = torch.addcmul(s, s, s, value=-1, out=workspace("f", new, len(new))).mul_(4)
+    f = torch.addcmul(s, s, s, value=-1, out=s).mul_(4)
     torch.lerp(old, new, f, out=new)
 
 
