@@ -473,6 +473,10 @@ def test_9_the_share_of_frozen_weights() -> None:
     assert frozen(net, 0.0) == {"fc1.weight": 0.0, "fc2.weight": 0.0}
     border = float(1 - torch.tanh(torch.tensor(0.2)) ** 2)
     assert frozen(net, 2.0, border + 1e-4)["fc1.weight"] == 1.0
+    with torch.no_grad():  # f_meta just above and just below .001
+        net.fc1.weight.fill_(4.1 / 2)
+        net.fc2.weight.fill_(4.2 / 2)
+    assert frozen(net, 2.0) == {"fc1.weight": 0.0, "fc2.weight": 1.0}
     assert frozen(MLP((3,)).build((4,), 2), 2.0) == {}
 
 

@@ -30,6 +30,11 @@ PARTS = ("sweep", "controls", "baselines", "two", "streams", "vits", "released",
 SCENARIOS = ("task", "domain")
 SMALL_VIT = {"image_size": 28, "resize": 28, "patch": 7, "dim": 64, "depth": 2, "heads": 4, "mlp_ratio": 2.0}
 LARGE_VIT = {"image_size": 224, "resize": 256, "patch": 16, "dim": 768, "depth": 4, "heads": 12, "mlp_ratio": 4.0}
+USED_BY = (
+    (("norm", "norm_gamma", "init"), ("bnn", "dnn", "bcnn")),
+    (("hidden_layers",), ("bnn", "dnn")),
+    ((*SMALL_VIT, "as_published", "binarize_attention"), VITS),
+)
 # What a parameter that is None stands for, by profile: of all nets, of vision transformers, of the convolutional net.
 SMOKE = {
     "epochs_per_task": 1,
@@ -173,8 +178,13 @@ class MetaplasticityChapter(Chapter):
         """Raise UserError for knobs that this net has no use for."""
         for name in ("as_published", "binarize_attention"):
             flag(name, getattr(self, name))
-            if getattr(self, name) and self.net not in VITS:
-                raise UserError(f"{name} = True: only for net = {', '.join(VITS)}, not {self.net!r}")
+        defaults = {f.name: f.default for f in fields(self)}
+        for names, nets in USED_BY:
+            for name in names:
+                if getattr(self, name) != defaults[name] and self.net not in nets:
+                    raise UserError(
+                        f"{name} = {getattr(self, name)!r}: only for net = {', '.join(nets)}, not {self.net!r}"
+                    )
         if self.as_published and self.meta is not None:
             raise UserError(f"meta = {self.meta!r}: as_published = True trains with plain Adam, which knows no m")
         if self.net not in VITS and self.norm != "instance" and self.value("batch_size") == 1:
