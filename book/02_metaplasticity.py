@@ -760,6 +760,9 @@ with pd.option_context("display.max_rows", None):
 #
 # - The mechanism is plain to see. At m = 0 new permutations wipe out most of the first one; the larger m, the more of it is
 #   left, and with the largest m the newest task pays for it.
+# - On real MNIST (six permutations, 512 units, 10 epochs a task, running statistics, n = 2) the numbers of the independent
+#   rerun of the released program come out again nearly one by one: forgetting at m = 0, the best mean near m = 2, and the
+#   price that m = 3 asks of new tasks.
 # - What matters is the *sign condition*: gating both directions does nothing, and gating growth is worse than nothing. Which
 #   weights are protected matters less than one would think: with shuffled sizes old tasks are kept about as well, and what
 #   is lost is plasticity.
