@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cllib import checkpoints
@@ -68,6 +68,7 @@ def test_only_plain_values_can_be_saved() -> None:
 
 
 @settings(max_examples=40, deadline=None)
+@example(0.24949472226391506, 0)  # torch's reader ends in an AssertionError
 @given(st.floats(0, 1), st.integers(0, 7))
 def test_one_flipped_bit_is_refused(tmp_path_factory: pytest.TempPathFactory, where: float, bit: int) -> None:
     path = tmp_path_factory.mktemp("flip") / "checkpoint.pt"
