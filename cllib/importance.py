@@ -13,13 +13,11 @@ from torch import Tensor, nn
 
 from cllib.errors import UserError, one_of, whole, within
 from cllib.models.binary import binary_weights, sign
-from cllib.models.networks import logits_of
-from cllib.models.norms import batch_logits, transductive
+from cllib.models.norms import tested
 from cllib.randomness import generator
 from cllib.streams.base import inputs
 
 BINS = ("count", "width")
-CHUNK = 2048  # samples whose loss is measured at once
 
 
 # --- the quadratic binary task ---
@@ -83,11 +81,7 @@ def descend(task: QuadraticTask, start: Tensor, eta: float, steps: int) -> Tenso
 
 def mean_loss(network: nn.Module, x: Tensor, y: Tensor) -> float:
     """Cross-entropy over samples `x: [n, ...]`, `y: [n]`, in evaluation mode."""
-    x = inputs(x)
-    if transductive(network):
-        return float(F.cross_entropy(batch_logits(network, x), y))
-    logits = torch.cat([logits_of(network, piece) for piece in x.split(CHUNK)])
-    return float(F.cross_entropy(logits, y))
+    return float(F.cross_entropy(tested(network, inputs(x)), y))
 
 
 def bins_of(sizes: Tensor, bins: int, equal: str) -> list[Tensor]:

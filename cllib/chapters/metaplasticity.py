@@ -25,6 +25,7 @@ from cllib.streams import Stream, TaskSequence
 from cllib.streams.tasks import in_parts, task
 
 NAME = "02_metaplasticity"
+DEFAULT_META = 1.35  # the published m of permuted MNIST
 NETS = ("bnn", "dnn", "bcnn", *VITS)
 PARTS = ("sweep", "controls", "baselines", "two", "streams", "vits", "released", "reruns", "own")
 SCENARIOS = ("task", "domain")
@@ -279,7 +280,12 @@ class MetaplasticityChapter(Chapter):
         if self.si:
             learner, settings = "si", SISettings(self.si_lambda, values="signs" if self.bin_path else "hidden")
         plain = {"optimizer": "adam"}  # all that the released transformer program has
-        rule = {"optimizer": "metaplastic", "meta": self.meta or (1.35,), "meta_scope": self.scope, "gate": self.gate}
+        rule = {
+            "optimizer": "metaplastic",
+            "meta": self.meta or (DEFAULT_META,),
+            "meta_scope": self.scope,
+            "gate": self.gate,
+        }
         optimiser: dict[str, Any] = plain if self.as_published else rule
         return Recipe(
             learner,
@@ -299,7 +305,7 @@ class MetaplasticityChapter(Chapter):
         """The same for this stream: where `meta` is None, the published 1.35 for as many steps as its tasks have."""
         if self.meta or self.as_published:
             return self.experiment()
-        return replace(self, meta=(self.scaled(1.35, self.steps(stream)[0]),)).experiment()
+        return replace(self, meta=(self.scaled(DEFAULT_META, self.steps(stream)[0]),)).experiment()
 
     def steps(self, stream: Stream) -> list[int]:
         """How many steps its own experiment takes in each experience of a stream."""
@@ -328,10 +334,13 @@ class MetaplasticityChapter(Chapter):
     def streaming(self, data: str) -> list[tuple["MetaplasticityChapter", float, int]]:
         """Stream learning on a data set: its experiments, with the published m and the steps that it was meant for."""
         common: dict[str, Any] = {"task_sequence": (data,), "train_size": self.images, "norm": "running"}
+        m = published(NAME)["published_m"]
         if data == "cifar10":  # convolutions, 200 epochs of 782 batches
-            return [(self.own(net="bcnn", subsets=count, **common), 13.0, 156_400) for count in (1, 20)]
+            each = [self.own(net="bcnn", subsets=count, **common) for count in (1, 20)]
+            return [(one, float(m["stream of CIFAR-10"]), 156_400) for one in each]
         mlp = {"hidden_layers": self.widths, "epochs_per_task": self.stream_epochs}
-        return [(self.own(subsets=count, **mlp, **common), 2.5, 12_000) for count in self.stream_parts]
+        each = [self.own(subsets=count, **mlp, **common) for count in self.stream_parts]
+        return [(one, m["stream of Fashion-MNIST"], 12_000) for one in each]
 
     def check_data(self) -> None:
         """Raise UserError if images that nobody can download are wanted and not there."""

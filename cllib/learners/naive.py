@@ -9,12 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cllib.models.networks import logits_of
-from cllib.models.norms import batch_logits, transductive
+from cllib.models.norms import tested, transductive
 from cllib.streams.base import Experience
 
 Losses = dict[str, Tensor]
-CHUNK = 2048  # samples predicted at once
 
 
 @dataclass(frozen=True)
@@ -87,9 +85,7 @@ class Naive:
 
     def predict(self, x: Tensor, experience: int | None = None) -> Tensor:
         """Logits `[T, C]` of `x: [T, ...]` in evaluation mode, whatever test set it is; changes nothing."""
-        if transductive(self.network):
-            return batch_logits(self.network, x)
-        return torch.cat([logits_of(self.network, piece) for piece in x.split(CHUNK)])
+        return tested(self.network, x)
 
     def parts(self) -> dict[str, list[Tensor]]:
         """The tensors that are carried from step to step, by part."""

@@ -47,14 +47,8 @@ class _StraightThrough(torch.autograd.Function):
         return gradient
 
 
-class _Clipped(torch.autograd.Function):
+class _Clipped(_StraightThrough):
     """sign(x) with the gradient of the identity where |x| <= 1, else 0."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return sign(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:

@@ -11,6 +11,7 @@ from cllib.models.networks import evaluating, logits_of
 from cllib.randomness import generator
 
 KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+CHUNK = 2048  # samples tested at once
 BATCH = 1000  # samples, at most, that share their statistics in a test
 
 
@@ -49,6 +50,13 @@ def batch_logits(network: nn.Module, x: Tensor) -> Tensor:
     pieces = order.tensor_split(max(1, -(-len(x) // BATCH)))
     logits = torch.cat([logits_of(network, x[piece]) for piece in pieces])
     return torch.empty_like(logits).index_copy_(0, order, logits)
+
+
+def tested(network: nn.Module, x: Tensor) -> Tensor:
+    """Logits `[T, C]` of test samples `x: [T, ...]` in evaluation mode, in pieces that memory can hold."""
+    if transductive(network):
+        return batch_logits(network, x)
+    return torch.cat([logits_of(network, piece) for piece in x.split(CHUNK)])
 
 
 @contextmanager
