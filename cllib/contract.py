@@ -25,6 +25,7 @@ from cllib.checkpoints import Keeper, State, digest, read, write
 from cllib.datasets.labelled import Labelled
 from cllib.errors import UserError
 from cllib.experiments import Config, Program
+from cllib.feeds import Batches
 from cllib.learners import LEARNERS
 from cllib.learners.heads import METHODS, LearnerConfig
 from cllib.models.binary import BinaryMLP
@@ -35,7 +36,7 @@ from cllib.models.norms import transductive
 from cllib.recipes import Recipe
 from cllib.streams.base import Stream, flattened, inputs
 from cllib.streams.scenarios import sequence, split
-from cllib.training import Batches, Learner, Outcome, train
+from cllib.training import Learner, Outcome, train
 
 SEED = 7
 GENERATOR_BYTES = 5056  # of a CPU generator's state: no memory of samples
@@ -298,6 +299,8 @@ def same(found: Outcome, wanted: Outcome) -> bool:
         "test",
         "validation",
         "masked",
+        "by_class",
+        "held",
         "confusion",
         "online",
         "samples",

@@ -1,5 +1,6 @@
 """Several learners on one stream with the same seeds: run together where they can be, kept, never run twice."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from inspect import signature
@@ -14,6 +15,7 @@ import torch
 from cllib import results, runs
 from cllib.checkpoints import Keeper, read
 from cllib.errors import UserError, one_of, whole
+from cllib.feeds import Batches, Online
 from cllib.fingerprint import code_hash
 from cllib.learners.heads import LearnerConfig, build
 from cllib.learners.heads.vanilla import Vanilla
@@ -22,12 +24,14 @@ from cllib.randomness import generator
 from cllib.recipes import Recipe
 from cllib.results import Record, records
 from cllib.streams.base import Stream, flattened, orders
-from cllib.training import Batches, Exam, Learner, Online, Outcome, one_thread, train
+from cllib.streams.latent import seen_by
+from cllib.threads import one_thread
+from cllib.training import Exam, Learner, Outcome, train
 from cllib.watching import TensorBoard, each
 
 Config = LearnerConfig | Recipe
 # Of what `training.train` can be told, this changes what a record holds.
-MATTERING = ("track_every", "probe_every", "probe_size", "eval_chunk", "track_norms")
+MATTERING = ("track_every", "probe_every", "probe_size", "eval_chunk", "track_norms", "track_classes")
 TOLD = signature(train).parameters
 OPTIONS = (
     *(name for name in TOLD if name not in ("learner", "stream", "feed", "keeper")),
@@ -77,6 +81,19 @@ class Program:
         if self.recipe is None:
             return {"track_every": 50}
         return {"track_every": 50 * self.recipe.batch_size, "probe_every": 50}
+
+    def shown(self, stream: Stream, data: str, store: Path) -> Stream:
+        """The stream as the learner sees it: through the frozen part of its network, where that stands before it.
+
+        data: the stream's hash; small latents are kept in the store.
+        """
+        network: Any = None if self.recipe is None else self.recipe.network
+        front = network.front(stream.shape) if hasattr(network, "front") else None
+        if front is None:
+            return stream
+        device = stream.experiences[0].x.device
+        told = {"data": data, "front": front.told, "device": device.type, "torch": torch.__version__}
+        return seen_by(front.to(device), stream, told, store / "latents")
 
     def start(self, stream: Stream, device: str | torch.device) -> tuple[Learner, Batches | Online]:
         """The learner before its first step, and how the stream is shown to it."""
@@ -161,8 +178,9 @@ def execute(
             if tensorboard is not None:
                 logs = [TensorBoard(Path(tensorboard) / program.name(stream) / address), options.get("log")]
                 options["log"] = each([log for log in logs if log is not None])
-            learner, feed = program.start(stream, device)
-            outcome = train(learner, stream, feed, keeper=keeper, **options)
+            shown = program.shown(stream, data, store)
+            learner, feed = program.start(shown, device)
+            outcome = train(learner, shown, feed, keeper=keeper, **options)
             made = records(
                 stream, program.describe(), program.seeds, outcome, device, program.order, data, code, address
             )
@@ -235,7 +253,9 @@ def shared(
         return [alone(*job(program), **options) for program in asked]
     options = {**options, "progress": False}  # bars of several processes would write over each other
     pool = joblib.Parallel(n_jobs=workers, max_nbytes=None)
-    found: list[list[Record]] = pool(joblib.delayed(alone)(*job(program), **options) for program in asked)
+    with warnings.catch_warnings():  # joblib replaces a worker that has grown, and says so
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs")
+        found: list[list[Record]] = pool(joblib.delayed(alone)(*job(program), **options) for program in asked)
     return found
 
 
@@ -255,10 +275,12 @@ def restored(
     if seed not in record.seeds:
         raise UserError(f"seed = {seed!r}: {record.label!r} was run with {record.seeds}")
     address = record.runs[record.seeds.index(seed)]
-    path = Path(store or runs.store()) / address / "checkpoint.pt"
+    folder = Path(store or runs.store())
+    path = folder / address / "checkpoint.pt"
     if not path.exists():
         raise UserError(f"{path}: no such file; run {record.label!r} again on this machine")
-    learner = recipe.build(stream, seed, device)
+    shown = Program((recipe,), (seed,)).shown(stream.to(device), record.data, folder)
+    learner = recipe.build(shown, seed, device)
     learner.load_state_dict(read(path, address)["learner"])
     return learner
 

@@ -249,3 +249,72 @@ class Balanced(Reservoir):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.held, self.counts = [*state["held"]], {**state["counts"]}
+
+
+# --- latents: AR1's replacement ---
+
+DTYPES = ("float32", "float16", "int8", "pixels")
+
+
+def quota(size: int, experience: int, available: int, held: int) -> int:
+    """How many items experience i, from 0, puts into a buffer: h = size div (i + 1), as far as there are so many.
+
+    available: samples it has to give; held: items in the buffer, of which no more can be replaced once it was filled.
+    """
+    return min(size // (experience + 1), available, held if experience else size)
+
+
+def encode(x: Tensor, dtype: str) -> dict[str, Tensor]:
+    """Items `[n, ...]` as they are stored: as they are, in half the bytes, or a quarter.
+
+    "int8": each vector (last axis) in whole numbers of a 127th of its largest; "pixels": numbers in [0, 1] as
+    0 ... 255, exact for what once was an image.
+    """
+    if dtype == "int8":
+        scale = (x.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-12)
+        return {"x": (x / scale).round().to(torch.int8), "scale": scale}
+    if dtype == "pixels":
+        return {"x": (x * 255).round().to(torch.uint8)}
+    return {"x": x.to(getattr(torch, dtype))}
+
+
+def decode(items: Mapping[str, Tensor], like: torch.dtype = torch.float32) -> Tensor:
+    """What `encode` was given, as nearly as its type allows."""
+    x = items["x"]
+    if x.dtype == torch.uint8:
+        return x.to(like) / 255
+    return x.to(like) * items["scale"] if "scale" in items else x.to(like)
+
+
+class LatentBuffer:
+    """Items and labels, filled once; later items replace random ones (AR1 with latent replay, Pellegrini et al. 2020).
+
+    The labels `y: [n]` are stored as they are; `dtype` says how items are (`encode`).
+    """
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+        self.items: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.items["y"]) if self.items else 0
+
+    def put(self, x: Tensor, y: Tensor, slots: Tensor | None = None) -> None:
+        """Fill the buffer with `x: [n, ...]`, `y: [n]`, or replace what lies in `slots: [n]`, each named once."""
+        new = {**encode(x, self.dtype), "y": y.clone()}
+        if slots is None:
+            self.items = new
+            return
+        for name, values in new.items():
+            self.items[name][slots.to(values.device)] = values
+
+    def take(self, rows: Tensor, like: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """Items and labels of some slots."""
+        own = {name: values[rows.to(values.device)] for name, values in self.items.items()}
+        return decode(own, like), own["y"]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: values.clone() for name, values in self.items.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.items = {name: values.clone() for name, values in state.items()}

@@ -11,23 +11,26 @@ from torch import nn
 
 from cllib import metaplasticity
 from cllib.errors import UserError, flag, listed, one_of, whole, within
+from cllib.feeds import Batches
 from cllib.fingerprint import Registry, name_of
 from cllib.learners import LEARNERS
 from cllib.learners.naive import Naive
 from cllib.learners.taskwise import Taskwise
 from cllib.models.binary import SCOPES, BinaryCNN, BinaryMLP
+from cllib.models.latent_vit import LatentViT
 from cllib.models.networks import CNN, MLP
 from cllib.models.vit import ViT
 from cllib.options import build, convert
 from cllib.randomness import seeded
 from cllib.streams.base import Stream
 from cllib.streams.scenarios import StreamConfig
-from cllib.training import Batches
 
 
 def sgd(network: nn.Module, recipe: "Recipe", seed: int) -> torch.optim.Optimizer:
     """Gradient descent with momentum."""
-    return torch.optim.SGD(learning(network), recipe.step_size, recipe.momentum, weight_decay=recipe.weight_decay)
+    rate, decay = recipe.step_size, recipe.weight_decay
+    # foreach: the same bits for less overhead
+    return torch.optim.SGD(learning(network), rate, recipe.momentum, weight_decay=decay, foreach=True)
 
 
 def adam(network: nn.Module, recipe: "Recipe", seed: int) -> torch.optim.Optimizer:
@@ -58,7 +61,14 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, "Recipe", int], torch.optim.Optimizer
 )
 
 
-NETWORKS: dict[str, Any] = {"mlp": MLP, "cnn": CNN, "bnn": BinaryMLP, "bcnn": BinaryCNN, "vit": ViT}
+NETWORKS: dict[str, Any] = {
+    "mlp": MLP,
+    "cnn": CNN,
+    "bnn": BinaryMLP,
+    "bcnn": BinaryCNN,
+    "vit": ViT,
+    "latent_vit": LatentViT,
+}
 BORDER: dict[str, type[Taskwise]] = Registry({"taskwise": Taskwise})
 
 
@@ -69,7 +79,7 @@ class Recipe:
     learner: a name in `LEARNERS`; settings: an instance of that learner's `Settings` (None: the defaults); network: a
     frozen dataclass with `build(shape, classes)`, such as `models.networks.MLP`; optimizer: one of `OPTIMIZERS`, with
     momentum for "sgd", and for "metaplastic" meta, one coefficient or one a layer, meta_scope and gate (see
-    `cllib.metaplasticity`); batch_size, epochs, iterations: see `training.Batches`; reset, gamma, own_norms: what
+    `cllib.metaplasticity`); batch_size, epochs, iterations: see `feeds.Batches`; reset, gamma, own_norms: what
     happens at the borders of experiences, see `learners.taskwise`.
     """
 
@@ -149,17 +159,19 @@ class Recipe:
         with seeded(seed, "init"):
             network = self.network.build(stream.shape, stream.classes).to(device)
         optimiser = OPTIMIZERS[self.optimizer](network, self, seed)
-        learner = self.kind(self.settings, network, optimiser, seed, stream.rivals())
+        learner = self.kind(self.settings, network, optimiser, seed, stream.rivals(), self.batch_size)
         return BORDER["taskwise"](learner, self.reset, self.gamma, self.own_norms) if self.border else learner
 
     def feed(self, stream: Stream, seed: int) -> Batches:
         """How the stream is shown to the learner."""
-        return Batches(stream, seed, self.batch_size, self.epochs, self.iterations, self.kind.joint)
+        return self.kind.feed(self.settings, stream, seed, self.batch_size, self.epochs, self.iterations)
 
     def describe(self) -> dict[str, Any]:
         """The recipe as plain values, with the names of the classes."""
         named = {"settings": self.settings, "network": self.network}
         told = {**asdict(self), **{name: {"kind": type(part).__name__, **asdict(part)} for name, part in named.items()}}
+        if hasattr(self.network, "fingerprint"):
+            told["network"]["started from"] = self.network.fingerprint()
         plain: dict[str, Any] = json.loads(json.dumps(told, default=name_of))
         return plain
 

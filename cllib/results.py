@@ -32,7 +32,9 @@ class Record:
     """One setting over n seeds on one stream: everything a table, a figure or a verdict needs.
 
     test, validation: accuracy matrices `[n][E][E]` (rounded to 1e-4); online: accuracy before learning, per window,
-    `[n][W]`. masked: as test, where only the classes of a sample's experience compete (empty where that says nothing).
+    `[n][W]`. masked: as test, where only the classes compete that could (`Stream.masks`; empty where that says
+    nothing). by_class, held: accuracy on each class, and stored samples of it, after every experience, `[n][E][C]`
+    (empty unless asked for).
     order: "published", or "own" where every run drew its sample order. data: hash of the arrays really
     used; whole, note: False for a part of the stream, and what its name does not say. confusion: at the end of the
     stream, `[n][C][C]`, rows true; curve: accuracy on an excerpt of every test set while training, `[n][K][J]`, after
@@ -77,6 +79,8 @@ class Record:
     runs: list[str] = field(default_factory=list)
     code: str = ""
     masked: list[list[list[float]]] = field(default_factory=list)
+    by_class: list[list[list[float]]] = field(default_factory=list)
+    held: list[list[list[float]]] = field(default_factory=list)
 
     @property
     def n(self) -> int:
@@ -99,7 +103,20 @@ class Record:
         return matrix[:, matrix.shape[-1] - 1, :].mean(-1)
 
 
-PER_SEED = ("seeds", "test", "validation", "masked", "online", "scrambles", "confusion", "curve", "diverged", "runs")
+PER_SEED = (
+    "seeds",
+    "test",
+    "validation",
+    "masked",
+    "by_class",
+    "held",
+    "online",
+    "scrambles",
+    "confusion",
+    "curve",
+    "diverged",
+    "runs",
+)
 MEASURED_FIELDS = ("seconds", "cpu_seconds", "peak_memory", "energy", "date", "commit")
 
 
@@ -187,6 +204,8 @@ def records(
             test=cut(outcome.test, k),
             validation=cut(outcome.validation, k),
             masked=cut(outcome.masked, k) if outcome.masked.size else [],
+            by_class=cut(outcome.by_class, k) if outcome.by_class.size else [],
+            held=cut(outcome.held, k) if outcome.held.size else [],
             online=cut(outcome.online, k),
             samples=outcome.samples.tolist(),
             scrambles=cut(outcome.scrambles, k),
@@ -351,8 +370,12 @@ def curves_table(made: Sequence[Record]) -> pd.DataFrame:
 
 
 def short(number: float) -> str:
-    """.731 for 0.731; n/a for what one seed cannot give."""
-    return f"{number:.3f}".replace("0.", ".", 1) if np.isfinite(number) else "n/a"
+    """.731 for 0.731, 340 for 340.0; n/a for what one seed cannot give."""
+    if not np.isfinite(number):
+        return "n/a"
+    if abs(number) >= 10 and number == round(number):
+        return f"{number:,.0f}"
+    return f"{number:.3f}".replace("0.", ".", 1) if abs(number) < 1 else f"{number:.3f}"
 
 
 def ranked(made: Sequence[Record], by: str) -> list[Record]:

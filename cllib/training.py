@@ -8,9 +8,8 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,8 +20,10 @@ from tqdm import tqdm
 
 from cllib.checkpoints import Keeper
 from cllib.errors import whole
-from cllib.randomness import generator, global_state, seeded, set_global_state
+from cllib.feeds import Feed
+from cllib.randomness import global_state, seeded, set_global_state
 from cllib.streams.base import Experience, Stream, inputs
+from cllib.threads import one_thread
 
 
 class Learner(Protocol):
@@ -48,111 +49,6 @@ Watch = Callable[[int, Any], None]
 Log = Callable[[int, Mapping[str, float]], None]
 
 
-# --- how a stream is shown ---
-
-
-class Batches:
-    """Batches of an experience, shuffled anew in every epoch.
-
-    The order of an epoch depends on the seed, the experience and the epoch alone, so any step can be gone back to.
-
-    Args:
-        seed: of the run.
-        batch_size: samples a batch; the last of an epoch may be smaller, or larger by one.
-        epochs: times an experience is seen; or iterations: its number of batches.
-        joint: draw from all experiences so far, with as many steps as the present one alone would take.
-    """
-
-    online = False
-
-    def __init__(
-        self,
-        stream: Stream,
-        seed: int,
-        batch_size: int = 32,
-        epochs: int = 1,
-        iterations: int | None = None,
-        joint: bool = False,
-    ) -> None:
-        whole("batch_size", batch_size, 1)
-        whole("epochs", epochs, 1)
-        if iterations is not None:
-            whole("iterations", iterations, 1)
-        self.stream, self.seed, self.batch_size = stream, seed, batch_size
-        self.epochs, self.iterations, self.joint = epochs, iterations, joint
-
-    def steps(self, e: int) -> int:
-        """Batches in experience e."""
-        return self.iterations or self.epochs * self._per_epoch(len(self.stream.experiences[e]))
-
-    def _per_epoch(self, samples: int) -> int:
-        """Batches in an epoch; a single sample that is left over joins the last one, for BatchNorm cannot take one."""
-        left_over = samples > self.batch_size > 1 and samples % self.batch_size == 1
-        return -(-samples // self.batch_size) - left_over
-
-    def batches(self, e: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """x `[B, ...]`, y `[B]` of every step of experience e from `start` on."""
-        pool = self.stream.experiences[: e + 1] if self.joint else self.stream.experiences[e : e + 1]
-        per_epoch, samples = self._per_epoch(sum(len(part) for part in pool)), sum(len(part) for part in pool)
-        epoch, order = -1, torch.empty(0)
-        for step in range(start, self.steps(e)):
-            if step // per_epoch != epoch:
-                epoch = step // per_epoch
-                order = torch.randperm(samples, generator=generator(self.seed, f"order {e} {epoch}"))
-                order = order.to(pool[0].y.device)
-            first = step % per_epoch * self.batch_size
-            last = samples if step % per_epoch == per_epoch - 1 else first + self.batch_size
-            yield taken(pool, order[first:last])
-
-
-def taken(pool: Sequence[Experience], index: Tensor) -> tuple[Tensor, Tensor]:
-    """Samples of several experiences, counted through: x `[B, ...]` as a network is shown it, y `[B]`."""
-    if len(pool) == 1:
-        return inputs(pool[0].x[index]), pool[0].y[index]
-    starts = np.cumsum([0, *(len(part) for part in pool)])
-    own = [index[(index >= a) & (index < b)] - a for a, b in pairwise(starts)]
-    pairs = [(part.x[i], part.y[i]) for part, i in zip(pool, own, strict=True)]
-    return inputs(torch.cat([x for x, _ in pairs])), torch.cat([y for _, y in pairs])
-
-
-class Online:
-    """Sample after sample for R runs, each in its own order (`streams.orders`): x `[R, 1, d]`, y `[R, 1]`."""
-
-    online = True
-
-    def __init__(self, stream: Stream, order: Sequence[Tensor], runs: int) -> None:
-        self.stream, self.order, self.runs = stream, order, runs
-
-    def steps(self, e: int) -> int:
-        """Samples in experience e."""
-        return len(self.stream.experiences[e])
-
-    def batches(self, e: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every sample of experience e from `start` on."""
-        x, y = ordered(self.stream.experiences[e], self.order[e], self.runs)
-        return zip(x[start:], y[start:], strict=True)
-
-
-def ordered(experience: Experience, order: Tensor, runs: int) -> tuple[Tensor, Tensor]:
-    """An experience in each run's order, samples first: x `[n, R, 1, d]`, y `[n, R, 1]`."""
-    order = order.to(experience.y.device).expand(runs, -1).T.unsqueeze(-1)  # [n, R, 1]
-    return experience.x[order].contiguous(), experience.y[order].contiguous()
-
-
-Feed = Batches | Online
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread: the tensors of an online step are so small that sharing them makes it three times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 # --- testing ---
 
 
@@ -160,13 +56,14 @@ def one_thread() -> Iterator[None]:
 class Answers:
     """The class given to every sample of an exam, `[..., T]`.
 
-    masked: the same where only the classes of its experience compete (None if not asked); finite: whether all logits
-    were numbers, `[...]`.
+    masked: the same where only the classes compete that could (`Stream.masks`; None if not asked); finite: whether all
+    logits were numbers, `[...]`; loss: mean cross-entropy over all classes, `[...]` (0 if not asked).
     """
 
     given: Tensor
     masked: Tensor | None
     finite: Tensor
+    loss: Tensor
 
 
 class Exam:
@@ -189,14 +86,16 @@ class Exam:
         self.y = torch.cat([test.y for test in tests]) if tests else torch.empty(0, dtype=torch.long)
         self.rivals, self.masks = rivals, masks
 
-    def answers(self, learner: Learner) -> Answers:
-        """What a learner answers to every sample."""
-        given, masked, finite = [], [], []
+    def answers(self, learner: Learner, loss: bool = False) -> Answers:
+        """What a learner answers to every sample. loss: also how sure it was."""
+        given, masked, finite, total = [], [], [], torch.zeros(())
         for logits, y in self.sheets(learner):
             finite.append(logits.isfinite().flatten(-2).all(-1))
+            total = total - logits.log_softmax(-1)[..., range(len(y)), y].sum(-1).cpu() if loss else total
             given.append(best(logits, y, self.rivals))
             masked += [] if self.masks is None else [best(logits, y, self.masks)]
-        return Answers(torch.cat(given, -1), torch.cat(masked, -1) if masked else None, torch.stack(finite).all(0))
+        second = torch.cat(masked, -1) if masked else None
+        return Answers(torch.cat(given, -1), second, torch.stack(finite).all(0), total / len(self.y))
 
     def sheets(self, learner: Learner) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits `[..., n, C]` and labels `[n]`, in order; a learner that is told shows its test sets apart."""
@@ -213,6 +112,12 @@ class Exam:
         """Share of right answers in every test set, `[..., J]`."""
         right = (answers == self.y).double()  # [..., T]
         return torch.stack([part.mean(-1) for part in right.split(self.sizes, -1)], -1)
+
+    def by_class(self, answers: Tensor, classes: int) -> Tensor:
+        """Share of right answers of every class, `[..., C]`; 0 for one that is not asked about."""
+        right = (answers == self.y).double()  # [..., T]
+        count = torch.bincount(self.y, minlength=classes).clamp(min=1)
+        return right.new_zeros(*right.shape[:-1], classes).index_add_(-1, self.y, right) / count
 
     def confusion(self, answers: Tensor, classes: int) -> Tensor:
         """How often a sample of class i (row) was given class j, all test sets together: `[R, C, C]`."""
@@ -240,14 +145,15 @@ def excerpt(tests: Sequence[Experience], size: int) -> list[Experience]:
 class Outcome:
     """What R runs over one stream gave.
 
-    test, validation: accuracy matrices `[R, E, J]`, `[R, E, J_val]`; masked: as test, where the experience of a sample
-    is told after all (`Stream.masks`; J = 0 where that says nothing); confusion: at the end, `[R, C, C]`, rows true;
+    test, validation: accuracy matrices `[R, E, J]`, `[R, E, J_val]`; masked: as test, where fewer classes compete
+    (`Stream.masks`; J = 0 where that says nothing); confusion: at the end, `[R, C, C]`, rows true;
     online: accuracy on each sample before learning it, averaged over windows, `[R, W]`, ending at `samples: [W]`;
     curve: accuracy on excerpts of the test sets, `[R, K, J]`, after `steps: [K]`; ends: steps done at the end of each
     experience, `[E]`; scrambles: keys replaced, `[R]` (0 for other heads); diverged: whether the last answers were no
     finite numbers, `[R]`; norms: size of every parameter after each experience, `[R, E]` (empty unless asked for);
-    seconds: wall clock; cpu_seconds: of the process; peak_memory: bytes; sizes, bytes: numbers and bytes one run keeps,
-    by part.
+    by_class: accuracy on each class, and held: stored samples of each, after every experience, `[R, E, C]` (C = 0
+    unless asked for); seconds: wall clock; cpu_seconds: of the process; peak_memory: bytes; sizes, bytes: numbers and
+    bytes one run keeps, by part.
     """
 
     test: Array
@@ -262,6 +168,8 @@ class Outcome:
     scrambles: Array
     diverged: Array
     norms: dict[str, Array]
+    by_class: Array
+    held: Array
     seconds: float
     cpu_seconds: float
     peak_memory: int
@@ -278,7 +186,8 @@ class History:
 
     def __init__(self, every: int) -> None:
         self.every = every
-        self.rows: dict[str, list[Tensor]] = {"test": [], "validation": [], "masked": [], "curve": []}
+        kinds = ("test", "validation", "masked", "curve", "by_class", "held")
+        self.rows: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
         self.steps: list[int] = []
         self.norms: list[dict[str, Tensor]] = []
         self.confusion, self.finite = torch.empty(0), torch.tensor(True)
@@ -354,6 +263,7 @@ def train(
     probe_size: int = 400,
     eval_chunk: int = 10_000,
     track_norms: bool = False,
+    track_classes: bool = False,
     watch: Watch | None = None,
     log: Log | None = None,
     progress: bool | None = None,
@@ -362,9 +272,11 @@ def train(
     """Run a learner over a stream as `feed` shows it; go on from the keeper's checkpoint where there is one.
 
     track_every: samples a point of the online accuracy; probe_every: steps from one point of the test curve to the
-    next (0: none; see `probed`), on about `probe_size` test samples; watch: called as `watch(steps, learner)` before
-    the first and after every step; log: called as `log(steps, scalars)` at every point of the curve and every border;
-    progress: show a bar, None: on a terminal only. Raises UserError for a checkpoint that cannot be used.
+    next (0: none; see `probed`), on about `probe_size` test samples; track_norms: after every experience also the size
+    of every parameter; track_classes: also the accuracy on every class and how many samples of it are stored; watch:
+    called as `watch(steps, learner)` before the first and after every step; log: called as `log(steps, scalars)` at
+    every point of the curve and every border; progress: show a bar, None: on a terminal only. Raises UserError for a
+    checkpoint that cannot be used.
     """
     whole("track_every", track_every, 1)
     whole("probe_every", probe_every, 0)
@@ -372,7 +284,7 @@ def train(
     whole("eval_chunk", eval_chunk, 1)
     loop = Loop(learner, stream, feed, History(track_every), keeper, watch, log)
     loop.set_exams(eval_chunk, probe_every, probe_size)
-    loop.track_norms = track_norms
+    loop.track_norms, loop.track_classes = track_norms, track_classes
     with seeded(learner.seed, "noise"):  # dropout and the like
         loop.restore()
         with tqdm(total=loop.total, initial=loop.done, desc=stream.name, disable=hidden(progress), leave=False) as bar:
@@ -396,7 +308,7 @@ def probed(step: int, every: int) -> bool:
 class Loop:
     """One pass over a stream, from wherever it stopped: `experience` and `step` say where that is."""
 
-    track_norms = False
+    track_norms = track_classes = False
 
     def __init__(
         self,
@@ -470,26 +382,41 @@ class Loop:
         self.report("curve")
 
     def border(self) -> None:
-        """A row of the accuracy matrix; at the last border also the confusion matrix."""
+        """What is measured between experiences: a row of the accuracy matrices, and the like."""
         history = self.history
-        for name in ("test", "validation"):
-            if name in self.exams:
-                answers = self.exams[name].answers(self.learner)
-                history.rows[name].append(self.exams[name].accuracies(answers.given))
-                if answers.masked is not None:
-                    history.rows["masked"].append(self.exams[name].accuracies(answers.masked))
-                if name == "test" and self.experience == len(self.steps) - 1:
-                    history.confusion = self.exams[name].confusion(answers.given, self.stream.classes)
-                    history.finite = answers.finite.cpu()
+        if "validation" in self.exams:
+            exam = self.exams["validation"]
+            history.rows["validation"].append(exam.accuracies(exam.answers(self.learner).given))
+        tell = self.examine() if "test" in self.exams else {}
         history.norms += [norms(self.learner)] if self.track_norms else []
         history.fold()
-        self.report("test")
+        self.report("test", tell)
 
-    def report(self, rows: str) -> None:
-        """Tell the log what the last point or border gave."""
+    def examine(self) -> dict[str, float]:
+        """A row of the accuracy matrix; at the last border also the confusion matrix. Returns what a log is told."""
+        exam, history, classes = self.exams["test"], self.history, self.stream.classes
+        exam.masks = self.stream.masks(self.experience)
+        answers = exam.answers(self.learner, self.log is not None)
+        made = {"test": exam.accuracies(answers.given)}
+        if answers.masked is not None:
+            made["masked"] = exam.accuracies(answers.masked)
+        if self.track_classes:
+            made["by_class"] = exam.by_class(answers.given, classes)
+            made |= {"held": self.learner.held(classes).double()} if hasattr(self.learner, "held") else {}
+        for name, row in made.items():
+            history.rows[name].append(row)
+        if self.experience == len(self.steps) - 1:
+            history.confusion = exam.confusion(answers.given, classes)
+            history.finite = answers.finite.cpu()
+        told = {name: made[name].reshape(-1, classes).mean(0) for name in ("by_class", "held") if name in made}
+        tell = {f"{name}/{c}": value for name, row in told.items() for c, value in enumerate(row.tolist())}
+        return {"test loss": float(answers.loss.mean()), **tell}
+
+    def report(self, rows: str, more: Mapping[str, float] | None = None) -> None:
+        """Tell the log what the last point or border gave, and more."""
         if self.log is None:
             return
-        scalars = {name: float(loss) for name, loss in getattr(self.learner, "losses", {}).items()}
+        scalars = {name: float(loss) for name, loss in getattr(self.learner, "losses", {}).items()} | dict(more or {})
         if self.history.rows[rows]:
             accuracies = self.history.rows[rows][-1].reshape(-1, len(self.exams[rows].sizes)).mean(0)  # [J]
             scalars |= {f"accuracy/{j}": float(value) for j, value in enumerate(accuracies)}
@@ -536,6 +463,8 @@ class Loop:
             ends=np.cumsum(self.steps),
             scrambles=scrambles(learner),
             diverged=np.broadcast_to(~history.finite.reshape(-1).numpy(), (runs,)),
+            by_class=history.stacked("by_class", runs, experiences),
+            held=history.stacked("held", runs, experiences),
             norms={name: np.stack([row[name] for row in sizes], 1) for name in (sizes[0] if sizes else ())},
             seconds=seconds,
             cpu_seconds=cpu_seconds,

@@ -1,11 +1,11 @@
 """Looking on while a learner learns: what is called after every step (`watch`) or at every point of a curve (`log`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from cllib.training import Array, Log
 
@@ -64,3 +64,56 @@ class TensorBoard:
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
+
+
+class ReleasedScalars:
+    """What the released ViT-LR program writes to TensorBoard, under its names: a `watch` and a `log` of one run.
+
+    After every step `train_loss` and `train_accuracy` (replayed samples included); after experience i `test_loss`,
+    `test_accuracy`, `C/class accuracy` and `C/rm count` (needs `track_classes`), and for every tensor that learns but
+    biases `NAME/avg_grad` and `NAME/max_grad`: over the steps of the experience, mean and largest size of its gradient
+    (the original adds up all tensors before it in the list).
+
+    Args:
+        write: takes name, value and step, such as `SummaryWriter.add_scalar`.
+    """
+
+    def __init__(self, write: Callable[[str, float, int], Any]) -> None:
+        self.written: set[str] = set()
+        self.experience = 0
+
+        def noted(name: str, value: float, step: int) -> None:
+            self.written.add(name)
+            write(name, value, step)
+
+        self.write = noted
+        self.sizes: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def watch(self, step: int, learner: Any) -> None:
+        if not learner.losses:
+            return  # before the first step
+        self.write("train_loss", float(sum(learner.losses.values())), step)
+        self.write("train_accuracy", float(learner.right.double().mean()), step)
+        for name, p in learning(learner.network):
+            if p.grad is not None:
+                self.sizes.setdefault(name, []).append((p.grad.abs().mean(), p.grad.abs().max()))
+
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        if "test loss" not in scalars:
+            return  # a point of the curve
+        names = {"accuracy": "test_accuracy", "test loss": "test_loss"}
+        names |= {n: f"{n.split('/')[1]}/class accuracy" for n in scalars if n.startswith("by_class/")}
+        names |= {n: f"{n.split('/')[1]}/rm count" for n in scalars if n.startswith("held/")}
+        for name, shown in names.items():
+            if name in scalars:
+                self.write(shown, scalars[name], self.experience)
+        for name, sizes in self.sizes.items():
+            means, largest = zip(*sizes, strict=True)
+            self.write(f"{name}/avg_grad", float(sum(means)) / len(means), self.experience)
+            self.write(f"{name}/max_grad", float(max(largest)), self.experience)
+        self.experience, self.sizes = self.experience + 1, {}
+
+
+def learning(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Tensors that learn, by name, but biases."""
+    return [(n, p) for n, p in network.named_parameters() if p.requires_grad and not n.endswith("bias")]

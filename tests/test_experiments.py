@@ -17,7 +17,8 @@ from cllib.models.memory_head import MemoryHeadConfig
 from cllib.models.networks import MLP
 from cllib.recipes import Recipe
 from cllib.results import MEASURED_FIELDS, Record
-from cllib.training import best, one_thread, train
+from cllib.threads import one_thread
+from cllib.training import best, train
 
 STREAM = tiny_stream()
 BINARY = Recipe(

@@ -24,7 +24,8 @@ from cllib.models.networks import MLP
 from cllib.randomness import generator, seeded
 from cllib.recipes import Recipe
 from cllib.streams.tasks import TaskSequence
-from cllib.training import Keeper, one_thread, train
+from cllib.threads import one_thread
+from cllib.training import Keeper, train
 
 SHAPES = ((3, 4), (5,), (2, 3, 2, 2), (1, 1), ())
 

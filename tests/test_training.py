@@ -22,7 +22,7 @@ from cllib.models.memory_head import MemoryHeadConfig
 from cllib.models.networks import CNN, MLP
 from cllib.recipes import Recipe
 from cllib.streams import Experience, StreamConfig
-from cllib.training import EARLY, Batches, Exam, History, Outcome, excerpt, probed, train
+from cllib.training import EARLY, Exam, History, Outcome, excerpt, probed, train
 
 STREAM = tiny_stream()
 NAIVE = Recipe(network=MLP((7,)), batch_size=5, epochs=2)
@@ -30,43 +30,6 @@ NAIVE = Recipe(network=MLP((7,)), batch_size=5, epochs=2)
 
 def run(recipe: Recipe = NAIVE, stream: Any = STREAM, **options: Any) -> Outcome:
     return train(recipe.build(stream, 1), stream, recipe.feed(stream, 1), progress=False, **options)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 30), st.integers(1, 3), st.integers(0, 5))
-def test_every_sample_is_shown_once_an_epoch_and_any_step_can_be_gone_back_to(
-    size: int, epochs: int, start: int
-) -> None:
-    feed = Batches(STREAM, 3, size, epochs)
-    steps = list(feed.batches(1))
-    assert len(steps) == feed.steps(1)
-    shown = torch.cat([x for x, _ in steps]).flatten(1)
-    for epoch in shown.split(24):
-        assert torch.equal(epoch.sort(0).values, STREAM.experiences[1].x.flatten(1).sort(0).values)
-    for (x, y), (x2, y2) in zip(steps[start:], feed.batches(1, start), strict=True):
-        assert torch.equal(x, x2) and torch.equal(y, y2)
-
-
-def test_iterations_take_the_place_of_epochs() -> None:
-    feed = Batches(STREAM, 3, 10, iterations=7)
-    sizes = [len(y) for _, y in feed.batches(0)]
-    assert sizes == [10, 10, 4, 10, 10, 4, 10]
-
-
-def test_epochs_and_experiences_have_orders_of_their_own() -> None:
-    first, second = torch.stack([x for x, _ in Batches(STREAM, 3, 24, 2).batches(0)])
-    assert not torch.equal(first, second)
-    labels = [next(iter(Batches(STREAM, 3, 24).batches(e)))[1] % 2 for e in (0, 1)]
-    assert not torch.equal(*labels)
-
-
-def test_joint_batches_pair_images_with_their_labels() -> None:
-    known = {tuple(x.flatten().tolist()): int(y) for e in STREAM.experiences for x, y in zip(e.x, e.y, strict=True)}
-    count = 0
-    for x, y in Batches(STREAM, 1, 7, iterations=11, joint=True).batches(2):
-        assert [known[tuple(sample.flatten().tolist())] for sample in x] == y.tolist()
-        count += len(y)
-    assert count == 72, "eleven batches are one epoch over everything, the last of them of two samples"
 
 
 def test_exam_counts_right_answers_and_confusions() -> None:
@@ -150,12 +113,6 @@ def test_impossible_options_are_refused(option: str) -> None:
         run(**{option: 0})
 
 
-@pytest.mark.parametrize(("option", "value"), [("batch_size", 0), ("epochs", 0), ("iterations", 0)])
-def test_impossible_feeds_are_refused(option: str, value: int) -> None:
-    with pytest.raises(UserError, match=f"{option} = 0"):
-        Batches(STREAM, 0, **{option: value})
-
-
 def test_any_learner_runs_on_any_stream_beside_the_memory_head() -> None:
     digits = StreamConfig(train_size=12, test_size=5).build()
     learners = {
@@ -186,12 +143,6 @@ def test_times_and_memory_of_earlier_processes_count(tmp_path: Path) -> None:
     history.load_state_dict(state)
     seconds, cpu_seconds = history.seconds().tolist()
     assert 100 <= seconds < 160 and 50 <= cpu_seconds < 110 and history.peak() == 10**15
-
-
-def test_a_single_sample_left_over_joins_the_batch_before() -> None:
-    sizes = [len(y) for _, y in Batches(STREAM, 0, 23).batches(0)]
-    assert sizes == [24] and [len(y) for _, y in Batches(STREAM, 0, 1).batches(0)] == [1] * 24
-    assert [len(y) for _, y in Batches(STREAM, 0, 22).batches(0)] == [22, 2]
 
 
 # --- learners that are told which test set it is, and answers where the experience is told after all ---
@@ -350,3 +301,110 @@ def test_excerpts_are_the_same_share_of_each_test_set(sizes: list[int], size: in
         gaps = rows.diff()
         assert (gaps > 0).all() and (len(gaps) == 0 or float(gaps.max() - gaps.min()) <= 1), "evenly spread"
     assert excerpt([], 5) == []
+
+
+# --- classes one by one, and one test for all experiences ---
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 99), st.integers(1, 40), st.integers(0, 2))
+def test_accuracies_by_class_are_those_of_the_confusion_matrix(seed: int, size: int, runs: int) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    y = torch.randint(5, (size,), generator=draws)
+    exam = Exam([Experience(torch.zeros(size, 1), y, tuple(range(6)))])
+    answers = torch.randint(6, (*[2] * runs, size), generator=draws)
+    found = exam.by_class(answers, 6)
+    assert found.shape == (*[2] * runs, 6) and (found[..., 5] == 0).all()
+    confusion = exam.confusion(answers, 6).double()
+    wanted = confusion.diagonal(dim1=1, dim2=2) / confusion.sum(-1).clamp(min=1)
+    torch.testing.assert_close(found.reshape(-1, 6), wanted)
+    share = torch.bincount(y, minlength=6) / size
+    torch.testing.assert_close((found * share).sum(-1), exam.accuracies(answers)[..., 0])
+
+
+@pytest.mark.parametrize("own", ["naive", "latent"])
+def test_classes_are_tracked_on_request(own: str) -> None:
+    recipe = replace(NAIVE, learner=own, settings=None)
+    if own == "latent":
+        recipe = replace(recipe, settings=replace(recipe.settings, buffer_size=10))
+    told: list[Any] = []
+    outcome = run(recipe, track_classes=True, log=lambda step, scalars: told.append((step, scalars)))
+    assert outcome.by_class.shape == (1, 3, 6)
+    confusion = outcome.confusion[0]
+    assert np.allclose(outcome.by_class[0, -1], np.diag(confusion) / confusion.sum(1))
+    assert np.allclose(outcome.by_class.mean(-1), outcome.test.mean(-1)), "as many tests of each class"
+    assert outcome.held.shape == (1, 3, 6 if own == "latent" else 0)
+    assert own == "naive" or (outcome.held.sum(-1) == 10).all()
+    for e, (step, scalars) in enumerate(told):
+        assert step == outcome.ends[e] and "test loss" in scalars
+        assert [scalars[f"by_class/{c}"] for c in range(6)] == pytest.approx(outcome.by_class[0, e].tolist())
+        assert ("held/0" in scalars) == (own == "latent")
+        if own == "latent":
+            assert [scalars[f"held/{c}"] for c in range(6)] == outcome.held[0, e].tolist()
+    plain = run(recipe)
+    assert plain.by_class.shape == plain.held.shape == (1, 3, 0) and np.array_equal(plain.test, outcome.test)
+
+
+def test_the_loss_of_a_test_is_the_mean_over_its_samples() -> None:
+    """Over several test sets of unequal size, asked in chunks; computed only where somebody is told."""
+    tests = numbered([3, 8, 2], BLOCKS)
+    logits = torch.randn(13, 6, generator=torch.Generator().manual_seed(1))
+    y = torch.cat([test.y for test in tests])
+    for told in (True, False):
+        answers = Exam(tests, None, 4).answers(Scripted(logits, told), loss=True)
+        torch.testing.assert_close(answers.loss, torch.nn.functional.cross_entropy(logits, y))
+    assert float(Exam(tests).answers(Scripted(logits, False)).loss) == 0
+    two = Exam(tests).answers(Scripted(torch.stack([logits, 2 * logits]), False), loss=True).loss
+    assert two.shape == (2,) and float(two[1]) == pytest.approx(float(torch.nn.functional.cross_entropy(2 * logits, y)))
+
+
+def one_test(*groups: tuple[int, ...]) -> Any:
+    """The tiny stream's samples in experiences with these classes, and one test of everything."""
+    x, y = (torch.cat([getattr(part, name) for part in STREAM.experiences]) for name in ("x", "y"))
+    rows = [torch.isin(y, torch.tensor(group)) for group in groups]
+    trains = tuple(Experience(x[r], y[r], group) for r, group in zip(rows, groups, strict=True))
+    tests = [torch.cat([getattr(part, name) for part in STREAM.tests]) for name in ("x", "y")]
+    return replace(STREAM, experiences=trains, tests=(Experience(*tests, tuple(range(6))),), validations=())
+
+
+@pytest.mark.parametrize(
+    ("groups", "came"),
+    [
+        (((0, 1), (2,), (1, 3)), [[0, 1], [0, 1, 2], [0, 1, 2, 3]]),
+        (((4,), (4,), (0, 5)), [[4], [4], [0, 4, 5]]),
+        (((0, 1, 2, 3, 4), (5,)), [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5]]),
+        (((0, 1, 2, 3, 4, 5), (5,)), None),
+        (((0, 1),), None),
+    ],
+)
+def test_with_one_test_the_classes_so_far_compete(groups: Any, came: list[list[int]] | None) -> None:
+    stream = one_test(*groups)
+    for e in range(len(groups)):
+        mask = stream.masks(e)
+        if came is None:
+            assert mask is None and stream.masks() is None
+            continue
+        assert mask.shape == (6, 6) and mask.dtype == torch.bool and (mask == mask[0]).all()
+        assert mask[0].nonzero().flatten().tolist() == came[e]
+    if came is not None:
+        assert torch.equal(stream.masks(), stream.masks(len(groups) - 1))
+        assert stream.to("meta").masks(0).device.type == "meta"
+    for scenario in ("task", "domain"):
+        assert replace(stream, scenario=scenario).masks(0) is None
+
+
+@pytest.mark.parametrize("learner", ["naive", "cwr*"])
+def test_masked_accuracies_of_one_test_are_among_the_classes_so_far(learner: str) -> None:
+    """Each row with the classes that had come by then, not those that were to come."""
+    stream = one_test((0, 1), (2, 3), (4,))
+    recipe, wanted = replace(NAIVE, learner=learner, settings=None), []
+    made = recipe.build(stream, 1)
+    known = [2, 4, 5]
+
+    def log(step: int, scalars: Any) -> None:
+        logits = made.predict(stream.tests[0].x)[:, : known[len(wanted)]]
+        wanted.append(float((logits.argmax(1) == stream.tests[0].y).double().mean()))
+
+    outcome = train(made, stream, recipe.feed(stream, 1), log=log, progress=False)
+    assert outcome.masked.shape == (1, 3, 1) and outcome.masked[0, :, 0].tolist() == pytest.approx(wanted)
+    assert (outcome.masked >= outcome.test).all() and outcome.masked[0, 0, 0] <= 2 / 6 + 1e-9

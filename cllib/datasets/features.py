@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -39,14 +40,26 @@ def extract(
     folder = writable_folder(folder or cache_folder())
     pixels, versions = hash_arrays(images), []
     for std in noise:
-        inputs = describe(pixels, net, std, seed)
-        path = folder / f"features-{_digest(inputs)}.safetensors"
-        features = _read(path)
-        if features is None:
-            features = _compute(images, net, std, seed, device, batch_size, progress)
-            _write(path, features, inputs | {"device": device, "torch": torch.__version__})
-        versions.append(features)
+        compute = partial(_compute, images, net, std, seed, device, batch_size, progress)
+        notes = {"device": device, "torch": torch.__version__}
+        versions.append(cached(describe(pixels, net, std, seed), compute, folder, notes))
     return torch.stack(versions)
+
+
+def cached(
+    told: dict[str, str], compute: Callable[[], Tensor], folder: Path, notes: Mapping[str, str] | None = None
+) -> Tensor:
+    """What `compute` gives, from the folder where it was computed before.
+
+    told: everything it depends on, in words and hashes; notes: what else is written down. A damaged file is set aside
+    with a warning. Raises `UserError` for an unwritable folder.
+    """
+    path = writable_folder(folder) / f"features-{_digest(told)}.safetensors"
+    features = _read(path)
+    if features is None:
+        features = compute()
+        _write(path, features, {**told, **(notes or {})})
+    return features
 
 
 def describe(pixels: str, net: Backbone, std: float, seed: int) -> dict[str, str]:

@@ -11,6 +11,7 @@ from cllib.learners.er import ER
 from cllib.learners.ewc import EWC
 from cllib.learners.gdumb import GDumb
 from cllib.learners.joint import Joint
+from cllib.learners.latent_replay import LatentReplay
 from cllib.learners.lwf import LwF
 from cllib.learners.mir import MIR
 from cllib.learners.naive import Naive
@@ -30,5 +31,6 @@ LEARNERS: dict[str, type[Naive]] = Registry(
         "si": SI,
         "lwf": LwF,
         "cwr*": CWR,
+        "latent": LatentReplay,
     }
 )

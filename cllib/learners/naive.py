@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cllib.feeds import Batches
 from cllib.models.norms import tested, transductive
-from cllib.streams.base import Experience
+from cllib.streams.base import Experience, Stream
 
 Losses = dict[str, Tensor]
 
@@ -32,6 +33,7 @@ class Naive:
         optimiser: over the network's parameters.
         seed: of the run; a learner draws from generators named for their purpose (`randomness.generator`).
         rivals: `[C, C]` bool, which logits compete with a label (`Stream.rivals`); None: all.
+        batch_size: samples of a mini-batch, for a learner that fills a part of it.
 
     Attributes:
         off: settings under which the learner is `Naive`, bit for bit; None if there are none.
@@ -52,10 +54,18 @@ class Naive:
         optimiser: torch.optim.Optimizer,
         seed: int,
         rivals: Tensor | None = None,
+        batch_size: int = 32,
     ) -> None:
         self.settings, self.network, self.optimiser = settings, network, optimiser
-        self.seed, self.rivals = seed, rivals
+        self.seed, self.rivals, self.batch_size = seed, rivals, batch_size
         self.losses: Losses = {}
+
+    @classmethod
+    def feed(
+        cls, settings: Any, stream: Stream, seed: int, batch_size: int, epochs: int, iterations: int | None
+    ) -> Batches:
+        """How the stream is shown to such a learner."""
+        return Batches(stream, seed, batch_size, epochs, iterations, cls.joint)
 
     # --- the contract ---
 
@@ -64,7 +74,8 @@ class Naive:
 
     def observe(self, x: Tensor, y: Tensor) -> Tensor:
         """One optimisation step on `x: [B, ...]`, `y: [B]`. Returns the logits given before it, `[B, C]`."""
-        self.network.train()
+        if not self.network.training:
+            self.network.train()
         self.optimiser.zero_grad()
         logits, losses = self.objective(x, y)
         torch.stack(tuple(losses.values())).sum().backward()

@@ -69,17 +69,30 @@ class Stream:
         """
         return self._same_experience() if self.scenario == "task" else None
 
-    def masks(self) -> Tensor | None:
-        """The same mask in the scenario "class", for a test that tells the experience after all.
+    def masks(self, through: int = -1) -> Tensor | None:
+        """The same mask in the scenario "class", for a test that tells more after all.
 
-        None where that tells nothing, or everything: the experiences share their classes, or have but one.
+        Which experience a sample belongs to; or, where one test set serves all experiences, which classes came until
+        experience `through`. None where that tells nothing, or everything: the experiences share their classes, or
+        have but one.
         """
+        if self.scenario == "class" and len(self.tests) == 1 and len(self.experiences) > 1:
+            return self._came(through)
         groups = {experience.classes for experience in self.tests}
         counts = [len(group) for group in groups]
         apart = sum(counts) == len({c for group in groups for c in group})
         if self.scenario != "class" or len(groups) < 2 or max(counts) < 2 or not apart:
             return None
         return self._same_experience()
+
+    def _came(self, through: int) -> Tensor | None:
+        """The classes of the experiences so far, for every label alike; None where the first has them all."""
+        came = [c for part in self.experiences[: through % len(self.experiences) + 1] for c in part.classes]
+        if len(set(self.experiences[0].classes)) == self.classes:
+            return None
+        row = torch.zeros(self.classes, dtype=torch.bool)
+        row[came] = True
+        return row.expand(self.classes, -1).to(self.experiences[0].y.device)
 
     def _same_experience(self) -> Tensor:
         """Which classes come in one experience, `[C, C]` bool."""

@@ -307,7 +307,7 @@ def test_cwr_consolidation() -> None:
 def test_cwr_starts_from_kept_rows_and_tests_with_all() -> None:
     learner = made("cwr*")
     body = weights(learner)[0]
-    assert (learner._rows() == 0).all(), "new classes start at 0"
+    assert (learner.rows.read() == 0).all(), "new classes start at 0"
     for e in (0, 1):
         learner.begin(STREAM.experiences[e])
         own = list(STREAM.experiences[e].classes)
@@ -317,11 +317,11 @@ def test_cwr_starts_from_kept_rows_and_tests_with_all() -> None:
             assert torch.equal(weights(learner)[0], body), "the body is frozen after the first experience"
         learner.finish(STREAM.experiences[e])
         body = weights(learner)[0]
-        assert (learner.kept[own] != 0).any(1).all()
-        assert torch.equal(learner._rows(), learner.kept)
-    assert (learner.kept[4:] == 0).all(), "classes never seen have rows of 0"
+        assert (learner.rows.kept[own] != 0).any(1).all()
+        assert torch.equal(learner.rows.read(), learner.rows.kept)
+    assert (learner.rows.kept[4:] == 0).all(), "classes never seen have rows of 0"
     learner.begin(STREAM.experiences[2])
-    assert (learner._rows() == 0).all(), "rows of other classes are put away"
+    assert (learner.rows.read() == 0).all(), "rows of other classes are put away"
 
 
 def test_joint_is_shown_everything_so_far() -> None:
@@ -408,7 +408,7 @@ def test_cwr_counts_samples_over_all_experiences() -> None:
         for k in range(3):
             learner.observe(*batch(0, k))
         learner.finish(STREAM.experiences[0])
-    assert float(learner.past.sum()) == 24 and float(learner.past[2:].sum()) == 0
+    assert float(learner.rows.past.sum()) == 24 and float(learner.rows.past[2:].sum()) == 0
 
 
 def test_cwr_freezes_the_statistics_of_the_body_too() -> None:
@@ -429,9 +429,9 @@ def test_cwr_keeps_old_classes_in_play_while_it_learns_new_ones() -> None:
     x = STREAM.tests[0].x
     old = learner.predict(x)[:, :2]
     learner.begin(STREAM.experiences[1])
-    rows = learner._rows()
+    rows = learner.rows.read()
     torch.testing.assert_close(learner.predict(x)[:, :2], old)
-    assert torch.equal(learner._rows(), rows), "predicting puts the training rows back"
+    assert torch.equal(learner.rows.read(), rows), "predicting puts the training rows back"
 
 
 def test_lwf_is_taught_in_evaluation_mode() -> None:

@@ -9,13 +9,14 @@ from torch import nn
 
 from cllib.errors import UserError
 from cllib.experiments import run, vary
+from cllib.feeds import Online
 from cllib.learners.agem import project
 from cllib.learners.heads import METHODS, LearnerConfig, build
 from cllib.memory import DROPPED
 from cllib.models.classic import ClassicConfig, ClassicHead, Ensemble
 from cllib.models.memory_head import MemoryHeadConfig
 from cllib.streams import plane_stream, thinned
-from cllib.training import Online, train
+from cllib.training import train
 
 STREAM = thinned(plane_stream("modes-cdi"), 20)  # a few dozen samples, eight steps
 MLP = LearnerConfig(ClassicConfig("mlp", hidden=5), step_size=0.1, buffer_size=6, replay_size=3, gdumb_epochs=2)
