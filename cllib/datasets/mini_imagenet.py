@@ -3,7 +3,6 @@
 Its photographs may not be redistributed, so nothing is downloaded here: bring your copy, in either of its two layouts.
 """
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cllib.datasets.images import ImageClasses
+from cllib.datasets.pickles import unpickle
 from cllib.errors import UserError
 
 SPLITS = {"train": 64, "val": 16, "test": 20}  # classes in each, stacked in this order
@@ -86,7 +86,7 @@ def _read_image(path: Path, size: int) -> Array:
 
 
 def _read_pickle(path: Path, classes: int, per_class: int, size: int) -> list[tuple[Array, str]]:
-    content = _unpickle(path)
+    content = unpickle(path)
     if not isinstance(content, dict) or not {"image_data", "class_dict"} <= content.keys():
         raise UserError(f"{path}: must hold a dict with image_data and class_dict")
     images, rows = content["image_data"], content["class_dict"]
@@ -101,33 +101,3 @@ def _read_pickle(path: Path, classes: int, per_class: int, size: int) -> list[tu
         if row.dtype.kind not in "iu" or not 0 <= row.min() <= row.max() < len(images):
             raise UserError(f"{path}: rows of {name} must be numbers from 0 to {len(images) - 1}")
     return [(images[row], name) for name, row in chosen.items()]
-
-
-ARRAY_GLOBALS = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy._core.numeric", "_frombuffer"),  # arrays in pickle protocol 5
-    ("_codecs", "encode"),  # bytes in pickle protocols 0 to 2
-}
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """A pickle can call any function it names: admit what rebuilds numpy arrays, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy.core.", "numpy._core.")  # numpy 1 wrote the former, numpy 2 has the latter
-        if (module, name) not in ARRAY_GLOBALS:
-            raise UserError(f"forbidden global {module}.{name}, only numpy arrays may be in it")
-        return super().find_class(module, name)
-
-
-def _unpickle(path: Path) -> Any:
-    try:
-        with open(path, "rb") as file:
-            return _ArraysOnly(file, encoding="latin1").load()  # latin1: the known files come from Python 2
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except Exception as error:  # a torn or scrambled pickle fails in as many ways as there are opcodes
-        raise UserError(f"{path}: unreadable or truncated pickle ({type(error).__name__}: {error})") from error

@@ -1,6 +1,7 @@
 """Data to streams: ordered experiences, and the test sets that are the columns of the accuracy matrix."""
 
 from cllib.streams.base import Experience, Stream, orders, thinned
+from cllib.streams.nicv2 import NICv2, merged_first, seen
 from cllib.streams.noisy import IMAGE_STREAMS, image_stream, noisy_stream
 from cllib.streams.plane import PLANE_STREAMS, plane_stream
 from cllib.streams.scenarios import SCENARIOS, StreamConfig, domains, merged, permuted, sequence, split
@@ -12,16 +13,19 @@ __all__ = [
     "PLANE_STREAMS",
     "SCENARIOS",
     "Experience",
+    "NICv2",
     "Stream",
     "StreamConfig",
     "TaskSequence",
     "domains",
     "image_stream",
     "merged",
+    "merged_first",
     "noisy_stream",
     "orders",
     "permuted",
     "plane_stream",
+    "seen",
     "sequence",
     "split",
     "subsets",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cllib.datasets.backbones import Backbone, backbone
-from cllib.datasets.features import describe, extract
+from cllib.datasets.features import cached, describe, extract
 from cllib.datasets.files import hash_arrays
 from cllib.datasets.images import to_float
 from cllib.datasets.noise import noise_versions
@@ -158,3 +158,56 @@ def test_the_default_folder_is_the_cache_folder(
     monkeypatch.setenv("CLLIB_CACHE", str(tmp_path / "chosen"))
     extract(images, net, (0.0,), progress=False)
     assert len(os.listdir(tmp_path / "chosen")) == 1
+
+
+# --- anything that is computed once ---
+
+
+class Once:
+    """Something to compute, counted."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value, self.calls = value, 0
+
+    def __call__(self) -> Tensor:
+        self.calls += 1
+        return self.value
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64])
+def test_what_is_cached_is_computed_once(tmp_path: Path, dtype: torch.dtype) -> None:
+    compute = Once((torch.rand(4, 3, 2) * 9).to(dtype).transpose(0, 1))
+    told = {"data": "a", "front": "b"}
+    first = cached(told, compute, tmp_path / "new")
+    again = cached({"front": "b", "data": "a"}, compute, tmp_path / "new", {"torch": "other"})
+    assert (
+        compute.calls == 1
+        and torch.equal(first, again)
+        and again.dtype == dtype
+        and told == {"data": "a", "front": "b"}
+    )
+    for other in ({"data": "a"}, {"data": "a", "front": "c"}, {"data": "b", "front": "a"}):
+        cached(other, compute, tmp_path / "new")
+    assert compute.calls == 4 and len(os.listdir(tmp_path / "new")) == 4
+
+
+def test_what_is_cached_and_damaged_is_set_aside_and_computed_again(tmp_path: Path) -> None:
+    compute, told = Once(torch.arange(24.0).view(2, 3, 4)), {"data": "a"}
+    cached(told, compute, tmp_path, {"by": "hand"})
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    for count, version in enumerate((content[:-1], content[:-1] + b"x", b"", content[:50]), 2):
+        path.write_bytes(version)
+        with pytest.warns(UserWarning, match=f"{path.name}: damaged"):
+            found = cached(told, compute, tmp_path, {"by": "hand"})
+        assert torch.equal(found, compute.value) and compute.calls == count and path.read_bytes() == content
+        assert path.with_name(path.name + ".damaged").read_bytes() == version
+    assert torch.equal(cached(told, compute, tmp_path), compute.value) and compute.calls == 5
+
+
+def test_a_folder_that_cannot_be_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    compute = Once(torch.zeros(2))
+    with pytest.raises(UserError, match="file"):
+        cached({"data": "a"}, compute, tmp_path / "file")
+    assert compute.calls == 0
