@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
+from cllib.errors import UserError, whole
+
 Array = NDArray[np.float64]
 
 
 def _matrix(r: ArrayLike) -> Array:
     matrix = np.asarray(r, dtype=np.float64)
     if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
-        raise ValueError(f"accuracy matrix of shape {matrix.shape}: must be [..., z, z]")
+        raise ValueError(f"matrix of shape {matrix.shape}: must be [..., z, z]")
     return matrix
 
 
@@ -27,6 +29,11 @@ def accuracy(r: ArrayLike) -> Array:
     The only one that does not ask for as many test sets as experiences.
     """
     return np.asarray(r, dtype=np.float64)[..., -1, :].mean(-1)
+
+
+def over_time(r: ArrayLike) -> Array:
+    """Acc over time = mean_ij R[i, j]: over all moments, whatever has been learned by then."""
+    return np.asarray(r, dtype=np.float64).mean((-2, -1))
 
 
 def plasticity(r: ArrayLike) -> Array:
@@ -109,6 +116,7 @@ def _mean(terms: list[Array], like: Array) -> Array:
 
 METRICS: dict[str, Callable[[ArrayLike], Array]] = {
     "Acc": accuracy,
+    "Acc over time": over_time,
     "Forg": forgetting,
     "Bwd": backward,
     "Fwd": forward,
@@ -150,3 +158,39 @@ def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     """Mean of n values and the half-width of its interval."""
     v = np.asarray(values, dtype=np.float64)
     return float(v.mean()), half_width(v.std(ddof=1), v.size, level) if v.size > 1 else float("inf")
+
+
+# --- from the confusion matrix: C[r, c] counts samples of class r that were taken for c ---
+
+
+def row_normalised(confusion: ArrayLike) -> Array:
+    """C[r, c] / n_r, with n_r samples of class r: what each was taken for, `[..., C, C]`; 0 for absent classes."""
+    counts = _matrix(confusion)
+    return _shares(counts, counts.sum(-1)[..., :, None])
+
+
+def released_normalised(confusion: ArrayLike) -> Array:
+    """C[r, c] / n_c, as the released ViT-LR notebook draws it: rows sum to 1 only if all classes have as many samples.
+
+    It means to divide by n_r, but what it divides by goes along the columns; only the diagonal is right. Columns of
+    absent classes are 0.
+    """
+    counts = _matrix(confusion)
+    return _shares(counts, counts.sum(-1)[..., None, :])
+
+
+def grouped(confusion: ArrayLike, each: int) -> Array:
+    """Counts between categories of `each` consecutive classes, `[..., C, C]` to `[..., C / each, C / each]`.
+
+    Raises UserError if that does not divide the number of classes.
+    """
+    counts = _matrix(confusion)
+    whole("each", each, 1)
+    if counts.shape[-1] % each:
+        raise UserError(f"each = {each}: must divide the number of classes, {counts.shape[-1]}")
+    blocks = counts.shape[-1] // each
+    return counts.reshape(*counts.shape[:-2], blocks, each, blocks, each).sum((-3, -1))  # [..., C / each, C / each]
+
+
+def _shares(counts: Array, totals: Array) -> Array:
+    return np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)

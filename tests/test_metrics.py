@@ -6,7 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cllib.metrics import METRICS, half_width, interval, minimum_accuracy, of_task, worst_case_accuracy
+from cllib.errors import UserError
+from cllib.metrics import (
+    METRICS,
+    grouped,
+    half_width,
+    interval,
+    minimum_accuracy,
+    of_task,
+    released_normalised,
+    row_normalised,
+    worst_case_accuracy,
+)
 
 HAND = [[1, 0.5], [0.2, 1]]
 # Task 0 improves at the third step; task 1 ends above all its earlier values. Zeros where nothing was tested.
@@ -87,3 +98,40 @@ def test_chaudhry_looks_at_a_task_from_when_it_was_learned() -> None:
     before_it_was_learned = [[0.9, 0.8, 0], [0.9, 0.6, 0], [0.9, 0.5, 0.9]]
     assert METRICS["Forg (Chaudhry)"](before_it_was_learned) == pytest.approx((0 + 0.1) / 2)
     assert METRICS["Forg"](before_it_was_learned) == pytest.approx((0 + 0.3) / 2)
+
+
+UNBALANCED = np.array([[8, 2], [20, 20]])
+
+
+def test_confusion_is_normalised_by_row_and_was_released_by_column() -> None:
+    np.testing.assert_allclose(row_normalised(UNBALANCED), [[0.8, 0.2], [0.5, 0.5]])
+    np.testing.assert_allclose(released_normalised(UNBALANCED), [[0.8, 0.05], [2, 0.5]])
+    np.testing.assert_allclose(row_normalised(UNBALANCED).sum(-1), 1)
+    balanced = [[8, 2], [5, 5]]
+    np.testing.assert_allclose(released_normalised(balanced), row_normalised(balanced))
+
+
+@given(arrays(int, (3, 6, 6), elements=st.integers(0, 9)))
+def test_confusion_keeps_what_it_counts(counts: np.ndarray) -> None:
+    present, shares = counts.sum(-1) > 0, row_normalised(counts)
+    np.testing.assert_allclose(shares.sum(-1), present)
+    np.testing.assert_allclose(np.diagonal(shares, 0, 1, 2), np.diagonal(released_normalised(counts), 0, 1, 2))
+    np.testing.assert_allclose(shares, [row_normalised(one) for one in counts])
+    np.testing.assert_allclose(released_normalised(counts), [released_normalised(one) for one in counts])
+    # Recall weighed by how often a class occurs is accuracy: trace(C) / N.
+    weighed = (np.diagonal(shares, 0, 1, 2) * counts.sum(-1)).sum(-1)
+    np.testing.assert_allclose(weighed, np.trace(counts, axis1=-2, axis2=-1))
+
+
+def test_confusion_within_categories() -> None:
+    counts = np.arange(16).reshape(4, 4)
+    assert grouped(counts, 2).tolist() == [[0 + 1 + 4 + 5, 2 + 3 + 6 + 7], [8 + 9 + 12 + 13, 10 + 11 + 14 + 15]]
+    assert grouped(counts, 1).tolist() == counts.tolist() and grouped(counts, 4).tolist() == [[120]]
+    assert grouped(np.stack([counts, 2 * counts]), 2)[1].tolist() == (2 * grouped(counts, 2)).tolist()
+    assert np.trace(grouped(UNBALANCED, 1)) / UNBALANCED.sum() == pytest.approx(28 / 50)
+    with pytest.raises(UserError, match="each = 3: must divide the number of classes, 4"):
+        grouped(counts, 3)
+    with pytest.raises(UserError, match="each = 0"):
+        grouped(counts, 0)
+    with pytest.raises(ValueError, match=r"\(2, 3\)"):
+        grouped(np.zeros((2, 3)), 1)

@@ -3,7 +3,9 @@
 Functions take data and return a matplotlib Figure, or HTML for what moves.
 """
 
+from cllib.figures.attention import attributions, rollouts
 from cllib.figures.base import style
+from cllib.figures.latent import along, composition, confusions, cuts, films, stages
 from cllib.figures.plane import (
     attention_regions,
     ends,
@@ -32,13 +34,19 @@ from cllib.figures.weights import curves, flip_costs, gates, histograms, quadrat
 
 __all__ = [
     "LiveCurves",
+    "along",
     "attention_regions",
+    "attributions",
     "beside_published",
+    "composition",
     "confused",
     "confusion",
+    "confusions",
     "curves",
+    "cuts",
     "ends",
     "film",
+    "films",
     "flip_costs",
     "gates",
     "histograms",
@@ -48,11 +56,13 @@ __all__ = [
     "plane_grid",
     "player",
     "quadratic",
+    "rollouts",
     "scatter",
     "seen",
     "selection",
     "show_stream",
     "stability",
+    "stages",
     "style",
     "surface",
     "surfaces",
