@@ -15,6 +15,7 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from cllib.errors import UserError
+from cllib.interactive import HEADLESS
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
@@ -39,6 +40,7 @@ def run(name: str, profile: str, given: Mapping[str, object], book: Path = BOOK,
     part, done, failed, previous = (folder / f"{name}{end}.ipynb" for end in (".part", "", ".failed", ".previous"))
     start(source(name, book), part, done, previous)
     os.environ["CLLIB_ARTIFACTS"] = str(out.resolve())  # the kernel inherits it: run records go beside the copy
+    os.environ[HEADLESS] = "1"
     try:
         papermill.execute_notebook(
             part,
