@@ -43,6 +43,7 @@ from cllib import (
     chapters,
     figures,
     ledger,
+    metrics,
     results,
     timing,
     watching,
@@ -85,8 +86,8 @@ figures.style()
 # far is then about equally likely to be in the buffer, without anybody counting classes.
 #
 # **CWR\*.** A classifier row of a class that is absent for a while only learns to be small. So each batch starts from the kept
-# rows $cw$ of its classes (of new and stored samples), all others 0, and ends by averaging: with $\mu$ the mean of all numbers in those rows,
-# $a=\sqrt{\text{past}_c/\text{now}_c}$,
+# rows $cw$ of its classes (of new and stored samples), all others 0, and ends by averaging: with $\mu$ the mean of all numbers
+# in those rows, $a=\sqrt{\text{past}_c/\text{now}_c}$,
 #
 # $$
 # cw_c\leftarrow\frac{a\,cw_c+(W_c-\mu)}{a+1}.
@@ -189,14 +190,14 @@ Markdown("**This copy:** " + results.this_run(p))
 # ## The data
 #
 # CORe50 films 50 objects, five of each of ten categories, in eleven sessions: other rooms, other hands, other light. Its NICv2
-# streams bring them in small batches: the first has one object of each category in one session; then come all other training films,
-# shuffled, one, two or five a batch (391, 196 or 79 batches). A batch may bring a new object, a known one in a new session, or both.
-# Sessions 3, 7 and 10 are for tests, all 50 classes from the first batch on: until the last has come, accuracy cannot exceed
-# the share of classes seen.
+# streams bring them in small batches: the first has one object of each category in one session; then come all other training
+# films, shuffled, one, two or five a batch (391, 196 or 79 batches). A batch may bring a new object, a known one in a new
+# session, or both. Sessions 3, 7 and 10 are for tests, all 50 classes from the first batch on: until the last has come,
+# accuracy cannot exceed the share of classes seen.
 #
-# Set `data = "core50"` and `data_dir` for the official files. The default is **mini-CORe**, which needs no download: 50 objects are 50
-# handwritten digits, five samples of each, a session is a pair of colours and a texture, a film is a turn, a zoom and a shift. The code
-# that makes the stream is the same.
+# Set `data = "core50"` and `data_dir` for the official files. The default is **mini-CORe**, which needs no download: 50 objects
+# are 50 handwritten digits, five samples of each, a session is a pair of colours and a texture, a film is a turn, a zoom and a
+# shift. The code that makes the stream is the same.
 
 # %% tags=["nbval-check-output"]
 stream = merged_first(config.build(), p.buffer_size)
@@ -252,15 +253,17 @@ for name, value in numbers["storage"].items():
 
 # %% [markdown]
 # At 128 pixels and patches of 16 the tokens of one image take **four times the bytes of the image itself** (48 KiB), at every
-# depth. In a convolutional network latents shrink on the way up; in a transformer they do not. So latent replay buys time here, not memory. The exception
-# is $F=D$: the classifier looks at the class token alone, so storing nothing else changes nothing (`store = "cls"`, one part in 65).
+# depth. In a convolutional network latents shrink on the way up; in a transformer they do not. So latent replay buys time here,
+# not memory. The exception is $F=D$: the classifier looks at the class token alone, so storing nothing else changes nothing
+# (`store = "cls"`, one part in 65).
 #
 # ## Learning from the stream
 #
-# Latent replay beside its parts and its bounds, all on the same stream with the same seeds, the same network, the same optimiser. **Naive** trains the same upper part without a buffer, once with the same
-# epochs, and once with as many steps as replay takes; **CWR\* only** has the averaged head and no
-# buffer. **Cumulative** is no continual learner: the same upper part on all images at once. **Images replayed** is native replay: nothing is
-# frozen, pixels are stored (`native = True`; it takes as long as all the rest, so small copies of this page show it from runs made beforehand).
+# Latent replay beside its parts and its bounds, all on the same stream with the same seeds, the same network, the same
+# optimiser. **Naive** trains the same upper part without a buffer, once with the same epochs, and once with as many steps as
+# replay takes; **CWR\* only** has the averaged head and no buffer. **Cumulative** is no continual learner: the same upper part
+# on all images at once. **Images replayed** is native replay: nothing is frozen, pixels are stored (`native = True`; it takes
+# as long as all the rest, so small copies of this page show it from runs made beforehand).
 
 # %%
 measured = results.load(results.MEASURED / chapter)
@@ -289,8 +292,8 @@ if main:
     display(table.fillna(""))
 
 # %% [markdown]
-# `Acc` is the accuracy on all classes at the end, `over time` its mean over all batches (mean ± 95 % interval); `among seen` lets only
-# classes compete that have come. CPU seconds include a test after every batch.
+# `Acc` is the accuracy on all classes at the end, `over time` its mean over all batches (mean ± 95 % interval); `among seen`
+# lets only classes compete that have come. CPU seconds include a test after every batch.
 #
 # ## What it gets wrong
 #
@@ -304,8 +307,8 @@ if main:
 # %% [markdown]
 # ## What the buffer holds
 #
-# Nobody balances it. Above, whose samples are stored after every batch; below, how well each class is known by then: dark until its first film
-# comes, and seldom dark again.
+# Nobody balances it. Above, whose samples are stored after every batch; below, how well each class is known by then: dark until
+# its first film comes, and seldom dark again.
 
 # %%
 if main:
@@ -314,10 +317,10 @@ if main:
 # %% [markdown]
 # ## Where it looks
 #
-# **Attention rollout** {cite}`abnar2020quantifying` asks which patches the class token is made of: attention probabilities of every block, frozen or not,
-# fused over heads, thinned (the smallest `discard` dropped), mixed with the identity for the residual connection, normalised by row,
-# multiplied through. Beside it two attributions of the answer that was given, by Captum: integrated gradients of the pixels, and gradient times activation of the last
-# block's tokens.
+# **Attention rollout** {cite}`abnar2020quantifying` asks which patches the class token is made of: attention probabilities of
+# every block, frozen or not, fused over heads, thinned (the smallest `discard` dropped), mixed with the identity for the
+# residual connection, normalised by row, multiplied through. Beside it two attributions of the answer that was given, by
+# Captum: integrated gradients of the pixels, and gradient times activation of the last block's tokens.
 #
 # Patches of 8 pixels leave a grid of 4 × 4, too coarse to look at, so these pictures come from a network with patches
 # of 4, trained on the same stream (one seed).
@@ -351,19 +354,22 @@ if look:
     maps = {
         "rollout": attention.mask(rolled),
         "integrated gradients": gradients,
-        "last block, gradient x activation": attribution.grad_cam(
+        "gradient × activation": attribution.grad_cam(
             model, layer, x[shown], answers[shown]
         ),
     }
+    few = [0, 1, -2, -1]  # two right, two wrong
     display(
         figures.attributions(
-            x[shown].cpu(), {k: v.cpu() for k, v in maps.items()}, titles
+            x[shown][few].cpu(),
+            {name: values[few].cpu() for name, values in maps.items()},
+            [titles[k] for k in few],
         )
     )
 
 # %% [markdown]
-# The released rollout divides column $j$ by the sum of row $j$ (a lost dimension), so rows no longer sum to 1 and the map changes. How much
-# each choice matters, on one image:
+# The released rollout divides column $j$ by the sum of row $j$ (a lost dimension), so rows no longer sum to 1 and the map
+# changes. How much each choice matters, on one image:
 
 # %% tags=["full-width"]
 if look:
@@ -403,9 +409,9 @@ if look:
 # %% [markdown]
 # ## Where to cut
 #
-# Every depth with every replay block: what it gives, what one more batch costs to learn (median over batches, tests left out, one
-# thread), and what the buffer takes. This table and those below learn each batch for `light_epochs` epochs, not four as above: many runs, a quarter of the
-# time each.
+# Every depth with every replay block: what it gives, what one more batch costs to learn (median over batches, tests left out,
+# one thread), and what the buffer takes. This table and those below learn each batch for `light_epochs` epochs, not four as
+# above: many runs, a quarter of the time each.
 
 # %%
 if "map" in p.parts:
@@ -434,8 +440,8 @@ if "map" in p.parts:
 # %% [markdown]
 # ## What a stored sample may cost
 #
-# The same buffer in half the bytes (`float16`) and in a quarter (`int8`, one scale a token); and, with the cut above the last block, the class
-# token alone.
+# The same buffer in half the bytes (`float16`) and in a quarter (`int8`, one scale a token); and, with the cut above the last
+# block, the class token alone.
 
 # %%
 if "stores" in p.parts:
@@ -471,22 +477,31 @@ if "stores" in p.parts:
 # Read in the repository and in its notebooks' saved outputs:
 #
 # - **Its transformer is B/16**, at 128 pixels, whatever its README says (B/32).
-# - **As committed it trains 39,936 of 85,735,680 numbers**: all 12 blocks are frozen, only the last norm and the classifier learn. The confusion
-#   matrix of its notebook, 59.85 % (1,346 of 2,249 test images), belongs to such a network. Which depth and replay block gave
-#   83.81 % cannot be told from the repository, nor what the "6 blocks" of its rollout notebook mean.
-# - **B1** A set over a tensor's elements keeps duplicates, so CWR\* visits a class as often as it is stored: some thirty averagings instead of one. Inherited from
-#   the parent program; the Caffe original does not have it.
+# - **As committed it trains 39,936 of 85,735,680 numbers**: all 12 blocks are frozen, only the last norm and the classifier
+#   learn. The confusion matrix of its notebook, 59.85 % (1,346 of 2,249 test images), belongs to such a network. Which depth
+#   and replay block gave 83.81 % cannot be told from the repository, nor what the "6 blocks" of its rollout notebook mean.
+# - **B1** A set over a tensor's elements keeps duplicates, so CWR\* visits a class as often as it is stored: some thirty
+#   averagings instead of one. Inherited from the parent program; the Caffe original does not have it.
 # - **B2** Rows of classes never seen stay as training left them, instead of 0.
 # - **B3** The class token is a fresh zero vector, frozen; the pretrained one is not loaded.
 # - **B5** Pixels are normalised as ImageNet's; the weights were made with .5 / .5.
 # - **B6** The configuration says no dropout on attention; the code applies .1.
 # - **B8** Logged gradients are sums over all tensors before one in the list. `tensorboard = True` writes each tensor's own.
-# - **B10** New images left over after the split are never learned (3.9 % of all), with 293 to 299 images in a batch the end of the buffer
-#   is never replayed, and a stored image always meets the same new ones.
+# - **B10** New images left over after the split are never learned (3.9 % of all), with 293 to 299 images in a batch the end of
+#   the buffer is never replayed, and a stored image always meets the same new ones.
 # - **B13** A buffer smaller than the number of batches stores nothing of the last ones; here that warns.
-# - The rollout's normalisation, above; and a confusion matrix whose entries are divided by the wrong class's count (only the diagonal is right).
+# - The rollout's normalisation, above; and a confusion matrix whose entries are divided by the wrong class's count (only the
+#   diagonal is right).
 #
-# Each can be switched on. Most change little here:
+# The last of these on ten samples of one class and forty of another; rows should sum to 1:
+
+# %% tags=["nbval-check-output"]
+unbalanced = [[8, 2], [20, 20]]
+print("as released:", metrics.released_normalised(unbalanced).tolist())
+print("as meant:   ", metrics.row_normalised(unbalanced).tolist())
+
+# %% [markdown]
+# The others can be switched on. Most change little here:
 
 # %%
 if "released" in p.parts:
@@ -497,11 +512,11 @@ if "released" in p.parts:
 # %% [markdown]
 # ## What a batch costs
 #
-# The original's clock stops after five batches and gives one number. Here the stages are timed apart, over batches after the first two:
-# the frozen part forward, once for every new image; taking stored latents and putting mini-batches together; forward, backward and
-# step of the upper part; CWR\*; the buffer. Tests do not count.
+# The original's clock stops after five batches and gives one number. Here the stages are timed apart, over batches after the
+# first two: the frozen part forward, once for every new image; taking stored latents and putting mini-batches together;
+# forward, backward and step of the upper part; CWR\*; the buffer. Tests do not count.
 
-# %%
+# %% tags=["full-width"]
 if "speed" in p.parts:
     spent, timed_batches = {}, {}
     for name, recipe in p.speeds().items():
@@ -520,9 +535,9 @@ if "speed" in p.parts:
 # %% [markdown]
 # ## What the original logs
 #
-# Its TensorBoard scalars under its names: loss and accuracy of every step, replayed samples included; after every batch the test, each
-# class's accuracy and its place in the buffer, and the size of every tensor's gradient. Here for the first four batches; with
-# `tensorboard = True` for all of them, in a folder to be looked at with `tensorboard --logdir`.
+# Its TensorBoard scalars under its names: loss and accuracy of every step, replayed samples included; after every batch the
+# test, each class's accuracy and its place in the buffer, and the size of every tensor's gradient. Here for the first four
+# batches; with `tensorboard = True` for all of them, in a folder to be looked at with `tensorboard --logdir`.
 
 # %% tags=["nbval-check-output"]
 folder = runs.parent.parent / "tensorboard" / chapter
@@ -567,10 +582,10 @@ facts += [
 # (ledger3)=
 # ## The claims ledger
 #
-# Published numbers and orders, and what came out here, under the rules of {doc}`chapter 1 <01_memory_head>`. The numbers on CORe50 need its 164,866 frames and,
-# for ours to mean anything, ImageNet weights; where they were not at hand the row says **not run**. A stand-in stream shows a **mechanism only**. "Reference runs"
-# are not published: one or two seeds of a throw-away program, written for this chapter's specification, whose films and weights differ from
-# ours in detail.
+# Published numbers and orders, and what came out here, under the rules of {doc}`chapter 1 <01_memory_head>`. The numbers on
+# CORe50 need its 164,866 frames and, for ours to mean anything, ImageNet weights; where they were not at hand the row says
+# **not run**. A stand-in stream shows a **mechanism only**. "Reference runs" are not published: one or two seeds of a
+# throw-away program, written for this chapter's specification, whose films and weights differ from ours in detail.
 
 # %%
 ledger.save_facts(facts, runs)
@@ -590,14 +605,16 @@ with pd.option_context("display.max_rows", None):
 #
 # 1. Set `replay_block = 6` and `store = "cls"`. What happens to the time of a batch, and to the buffer?
 # 2. Set `buffer_size = 60`. Why does a warning appear, and which classes suffer?
-# 3. Set `variant = "nicv2_391"`, `first_frames = 40`, `buffer_size = 400`, `batch_size = 36`. One film a batch: what does CWR\* do now?
+# 3. Set `variant = "nicv2_391"`, `first_frames = 40`, `buffer_size = 400`, `batch_size = 36`. One film a batch: what does CWR\*
+#    do now?
 # 4. Set `weights = "random"`. How much of the result was pretraining?
-# 5. Set `data = "core50"`, `data_dir` to the official files, `backbone = "b16"`, `weights = "pretrained"`, `image_size = 128`, `depth = 12`, `replay_block = 12`, `store = "cls"`.
+# 5. Set `data = "core50"`, `data_dir` to the official files, `backbone = "b16"`, `weights = "pretrained"`, `image_size = 128`,
+#    `depth = 12`, `replay_block = 12`, `store = "cls"`.
 #
 # ```{admonition} Answers to 1 and 2
 # :class: dropdown
-# Nothing of the transformer is left to train, so a batch costs its frozen pass and little else; a stored sample is 64 numbers. And with 60 places, $h=60\div(i+1)$ is 0 from batch 60 on:
-# what comes later is never stored.
+# Nothing of the transformer is left to train, so a batch costs its frozen pass and little else; a stored sample is 64 numbers.
+# And with 60 places, $h=60\div(i+1)$ is 0 from batch 60 on: what comes later is never stored.
 # ```
 #
 # The papers are listed under {doc}`references`.

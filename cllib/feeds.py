@@ -81,8 +81,10 @@ def portion(samples: int, held: int, batch_size: int) -> Portion:
     """The split of AR1* with latent replay: N new samples and R stored ones share mini-batches of mb.
 
     With k = (N + R) div mb: N div k new samples in each, the rest of mb replayed, N div (N div k) steps; what is left
-    of N is not used. Raises UserError where no mini-batch can be filled, or a new sample would have to be split.
+    of N is not used. With nothing stored, mb is no larger than N. Raises UserError where no mini-batch can be filled,
+    or a new sample would have to be split.
     """
+    batch_size = batch_size if held else min(batch_size, samples)
     k = (samples + held) // batch_size
     if not 1 <= k <= samples:
         raise UserError(

@@ -93,23 +93,28 @@ def test_7_the_split_is_that_of_the_table(
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 3000), st.integers(1, 400))
 def test_7_a_mini_batch_is_full_and_no_sample_is_used_twice(n: int, r: int, mb: int) -> None:
-    if not 1 <= (n + r) // mb <= n:
+    if r and not 1 <= (n + r) // mb <= n:
         with pytest.raises(UserError, match=f"batch_size = {mb}: {n} new and {r} stored"):
             portion(n, r, mb)
         return
+    mb = mb if r else min(mb, n)
     found = portion(n, r, mb)
     assert found.new * found.steps <= n < found.new * (found.steps + 1)
     assert found.new + found.replayed == max(mb, found.new) and found.steps >= (n + r) // mb
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 200), st.integers(0, 200))
+@given(st.integers(1, 200), st.integers(1, 200))
 def test_7_the_batch_sizes_that_a_refusal_names_are_all_that_work(n: int, r: int) -> None:
     with pytest.raises(UserError) as refusal:
         portion(n, r, n + r + 1)
     low, high = (int(word) for word in str(refusal.value).split("between ")[-1].split(" and "))
     works = [mb for mb in range(1, n + r + 2) if 1 <= (n + r) // mb <= n]
     assert (low, high) == (works[0], works[-1])
+
+
+def test_without_a_buffer_a_mini_batch_is_no_larger_than_the_experience() -> None:
+    assert portion(20, 0, 50) == Portion(20, 0, 1) and portion(60, 0, 30) == Portion(30, 0, 2)
 
 
 def portions(legacy: bool = False, **changes: Any) -> Portions:
@@ -127,7 +132,8 @@ def test_1_3_the_first_experience_is_padded_with_its_own_first_samples() -> None
 
 
 def test_1_3_padding_may_be_longer_than_the_experience() -> None:
-    shown = [y for _, y in portions(batch_size=60).batches(0)]
+    only = replace(STREAM, experiences=STREAM.experiences[:1])
+    shown = [y for _, y in Portions(only, 3, 60, 2, None, 2, 10, False).batches(0)]
     assert [len(y) for y in shown] == [60, 60]
     assert torch.bincount(shown[0]).tolist() == [30, 30]
 
@@ -157,6 +163,7 @@ def test_any_portion_can_be_gone_back_to(start: int, legacy: bool) -> None:
         assert torch.equal(x, x2) and torch.equal(y, y2)
 
 
+@pytest.mark.filterwarnings("ignore:buffer_size = 40")
 def test_b10_a_buffer_that_cannot_fill_is_counted_as_it_is_unless_legacy() -> None:
     assert portions(held=40).held == 25 and portions(legacy=True, held=40).held == 40
 

@@ -31,7 +31,7 @@ def films(stream: Stream, names: Sequence[str], batches: Sequence[int] = (0, 1, 
 @closed
 def along(records: Sequence[Record], ceiling: Sequence[float]) -> Figure:
     """Accuracy after every experience, mean and 95 % interval, under the share of classes that have come at all."""
-    figure, ax = plt.subplots(figsize=(9, 4.2))
+    figure, ax = plt.subplots(figsize=(9, 5))
     batches = np.arange(1, len(ceiling) + 1)
     ax.step(batches, ceiling, where="post", color="0.45", linewidth=1, label="classes seen, as a share: the ceiling")
     for k, record in enumerate(records):
@@ -45,7 +45,7 @@ def along(records: Sequence[Record], ceiling: Sequence[float]) -> Figure:
         ax.plot(batches, bands[:, 0], color=colour, linewidth=1.4, label=f"{record.label} (n = {record.n})")
         ax.fill_between(batches, bands[:, 0] - half, bands[:, 0] + half, color=colour, alpha=0.18, linewidth=0)
     ax.set(xlabel="batches learned", ylabel="accuracy on all 50 classes", ylim=(0, 1.02), xlim=(1, len(ceiling)))
-    ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.legend(loc="outside lower center", fontsize="small", ncols=3)
     return figure
 
 
@@ -63,6 +63,7 @@ def cuts(table: pd.DataFrame) -> Figure:
         colours = "cividis" if column == "accuracy" else "cividis_r"
         sns.heatmap(square, ax=ax, annot=True, fmt=form, cmap=colours, cbar=False, linewidths=1)
         ax.set(title=title, xlabel="replay block F: blocks frozen", ylabel="depth D: blocks used")
+        ax.grid(False)
         ax.tick_params(axis="y", rotation=0)
     for ax in axes[1:]:
         ax.set_ylabel("")
@@ -110,8 +111,9 @@ def composition(record: Record, categories: Sequence[str]) -> Figure:
     figure, (above, below) = plt.subplots(2, 1, figsize=(9, 6.6), height_ratios=(1, 1.25))
     groups = held.reshape(len(held), -1, each).sum(-1).T  # [categories, E]
     above.stackplot(batches, groups, labels=categories, colors=sns.color_palette("husl", len(groups)), linewidth=0)
-    above.set(xlim=(1, len(held)), ylabel="stored samples", title=f"{record.label}, seed {record.seeds[0]}")
-    above.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5), title="category")
+    above.set(xlim=(1, len(held)), ylabel="stored samples, by category", xticks=[])
+    above.set_title(f"{record.label}, seed {record.seeds[0]}")
+    above.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=10, frameon=False)
     known = np.mean(record.by_class, 0).T  # [C, E]
     image = below.imshow(
         known, aspect="auto", cmap="cividis", vmin=0, vmax=1, extent=(1, len(held), len(known), 0), interpolation="none"
