@@ -1,19 +1,27 @@
 """Event files that TensorBoard reads, and curves that are drawn while a learner trains."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 from cllib import figures
 from cllib.contract import tiny_stream
 from cllib.errors import UserError
 from cllib.experiments import compare
+from cllib.learners.latent_replay import LatentReplaySettings
 from cllib.models.networks import MLP
+from cllib.randomness import generator
 from cllib.recipes import Recipe
 from cllib.results import Record
-from cllib.watching import TensorBoard, each
+from cllib.streams import Experience, Stream
+from cllib.training import train
+from cllib.watching import ReleasedScalars, TensorBoard, each, learning
 
 ER = Recipe("er", network=MLP((8,)), batch_size=8, epochs=2)
 
@@ -38,7 +46,8 @@ def test_tensorboard_files_hold_losses_and_accuracies(tmp_path: Path) -> None:
     (folder,) = {path.parent for path in (tmp_path / "tb").rglob("events.*")}
     assert folder.name == record.runs[0] and "er, seeds 1" in str(folder)
     found = events(folder)
-    assert {"loss", "accuracy", "accuracy/0", "accuracy/1", "accuracy/2"} == set(found)
+    assert {"loss", "test loss", "accuracy", "accuracy/0", "accuracy/1", "accuracy/2"} == set(found)
+    assert [step for step, _ in found["test loss"]] == [6, 12, 18]
     assert [step for step, _ in found["loss"]] == [1, 3, 6, 6, 7, 9, 12, 12, 13, 15, 18, 18]
     assert found["accuracy"][-1][1] == pytest.approx(float(np.mean(record.test[0][-1])), abs=1e-4)
 
@@ -85,3 +94,95 @@ def test_stability_shows_a_line_a_test_set_and_wants_a_curve(records: list[Recor
 def test_confused_shows_shares_of_each_class(records: list[Record]) -> None:
     mesh = figures.confused(records[1], list("abcdef")).axes[0].collections[0]
     assert np.allclose(mesh.get_array().reshape(6, 6).sum(1), 1)
+
+
+# --- what the released program writes ---
+
+
+def labelled() -> Stream:
+    """Two experiences of two and three classes, and one test."""
+    draws = generator(0, "labelled")
+
+    def part(classes: tuple[int, ...], count: int) -> Experience:
+        y = torch.tensor([classes[k % len(classes)] for k in range(count)])
+        return Experience(torch.randn(count, 4, generator=draws) + y[:, None], y, classes)
+
+    return Stream("two", 5, (part((0, 1), 8), part((2, 3, 4), 9)), (part((0, 1, 2, 3, 4), 11),), ())
+
+
+class Told:
+    """A log and a watch that keep what they are told beside the released scalars."""
+
+    def __init__(self, probe_every: int = 0) -> None:
+        self.written: list[tuple[str, float, int]] = []
+        self.scalars = ReleasedScalars(lambda *entry: self.written.append(entry))
+        self.gradients: list[dict[str, Tensor]] = []
+        self.replays: list[tuple[float, float]] = []
+        stream = labelled()
+        recipe = Recipe("latent", LatentReplaySettings(buffer_size=4), MLP((3,)), batch_size=4, epochs=2, step_size=0.1)
+        self.learner, feed = recipe.build(stream, 1), recipe.feed(stream, 1)
+        self.steps = [feed.steps(e) for e in (0, 1)]
+        self.outcome = train(
+            self.learner, stream, feed, watch=self.watch, log=self.log, track_classes=True, progress=False,
+            probe_every=probe_every,
+        )  # fmt: skip
+
+    def watch(self, step: int, learner: Any) -> None:
+        self.scalars.watch(step, learner)
+        if step:
+            parameters = learner.network.named_parameters()
+            self.gradients.append({n: p.grad.clone() for n, p in parameters if "bias" not in n})
+            self.replays.append((float(learner.losses["loss"]), float(learner.right.double().mean())))
+
+    def log(self, step: int, scalars: Any) -> None:
+        self.scalars.log(step, scalars)
+
+    def found(self, name: str) -> list[tuple[int, float]]:
+        return [(step, value) for own, value, step in self.written if own == name]
+
+
+@pytest.mark.parametrize("probe_every", [0, 2])
+def test_1_8_released_scalars_by_hand(probe_every: int) -> None:
+    told = Told(probe_every)
+    total = sum(told.steps)
+    assert told.found("train_loss") == [(k, pytest.approx(loss)) for k, (loss, _) in enumerate(told.replays, 1)]
+    assert told.found("train_accuracy") == [(k, pytest.approx(right)) for k, (_, right) in enumerate(told.replays, 1)]
+    assert len(told.replays) == total
+    assert told.found("test_accuracy") == [(e, pytest.approx(told.outcome.test[0, e, 0])) for e in (0, 1)]
+    for c in range(5):
+        assert told.found(f"{c}/class accuracy") == [(e, pytest.approx(told.outcome.by_class[0, e, c])) for e in (0, 1)]
+        assert told.found(f"{c}/rm count") == [(e, told.outcome.held[0, e, c]) for e in (0, 1)]
+    test = labelled().tests[0]
+    loss = F.cross_entropy(told.learner.predict(test.x), test.y)
+    assert [step for step, _ in told.found("test_loss")] == [0, 1]
+    assert told.found("test_loss")[1][1] == pytest.approx(float(loss), rel=1e-5)
+    parts = told.gradients[: told.steps[0]], told.gradients[told.steps[0] :]
+    for name in ("1.weight", "3.weight"):
+        means = [sum(float(g[name].abs().mean()) for g in part) / len(part) for part in parts]
+        assert told.found(f"{name}/avg_grad") == [(e, pytest.approx(means[e], rel=1e-5)) for e in (0, 1)]
+        largest = [max(float(g[name].abs().max()) for g in part) for part in parts]
+        assert told.found(f"{name}/max_grad") == [(e, pytest.approx(largest[e])) for e in (0, 1)]
+
+
+def test_1_8_no_other_names_are_written() -> None:
+    names = {name for name, _, _ in Told().written}
+    each = {f"{c}/{what}" for c in range(5) for what in ("class accuracy", "rm count")}
+    gradients = {f"{name}/{what}" for name in ("1.weight", "3.weight") for what in ("avg_grad", "max_grad")}
+    assert names == {"train_loss", "train_accuracy", "test_loss", "test_accuracy", *each, *gradients}
+
+
+def test_1_8_frozen_tensors_have_no_gradients_to_write() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2).requires_grad_(False), torch.nn.Linear(2, 2))
+    assert [name for name, _ in learning(network)] == ["1.weight"]
+
+
+def test_1_8_tensorboard_can_be_what_writes(tmp_path: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        scalars = ReleasedScalars(writer.add_scalar)
+        scalars.log(7, {"accuracy": 0.25, "test loss": 1.5, "by_class/3": 0.5, "held/3": 2.0})
+        scalars.log(9, {"accuracy": 0.5, "test loss": 1.0})
+    found = events(tmp_path)
+    assert found["test_accuracy"] == [(0, 0.25), (1, 0.5)] and found["test_loss"] == [(0, 1.5), (1, 1.0)]
+    assert found["3/class accuracy"] == [(0, 0.5)] and found["3/rm count"] == [(0, 2.0)]

@@ -75,7 +75,8 @@ class LatentReplay(Naive):
 
     def __init__(self, settings: Any, *parts: Any, **named: Any) -> None:
         super().__init__(settings, *parts, **named)
-        self.buffer, self.incoming = LatentBuffer(settings.dtype), LatentBuffer(settings.dtype)
+        self.buffer = LatentBuffer(settings.dtype)
+        self.incoming: dict[str, Tensor] = {}  # new samples that wait for the end of the experience
         self.draws = generator(self.seed, "memory")
         self.rows = Rows(classifier(self.network))
         self.times = torch.zeros_like(self.rows.past)  # how often the released program visits each class
@@ -109,7 +110,7 @@ class LatentReplay(Naive):
         available = self.part.new * self.part.steps
         count = quota(self.settings.buffer_size, self.learned, available, len(self.buffer))
         self.chosen = torch.randperm(available, generator=self.draws)[:count].sort().values
-        self.incoming = LatentBuffer(self.settings.dtype)
+        self.incoming = {}
 
     def objective(self, x: Tensor, y: Tensor) -> tuple[Tensor, Losses]:
         rows = self._slice()
@@ -133,7 +134,8 @@ class LatentReplay(Naive):
         last = first + len(y)
         here = self.chosen[(self.chosen >= first) & (self.chosen < last)] - first
         if len(here) and self.step <= self.part.steps:
-            self._set_aside(x[here.to(x.device)], y[here.to(y.device)])
+            new = {"x": x[here.to(x.device)], "y": y[here.to(y.device)]}
+            self.incoming = {n: torch.cat([self.incoming[n], v]) for n, v in new.items()} if self.incoming else new
 
     def finish(self, experience: Experience) -> None:
         if self.settings.cwr:
@@ -182,21 +184,12 @@ class LatentReplay(Naive):
         draws = generator(self.seed, f"replay {self.learned} {epoch}")
         return torch.randperm(len(self.buffer), generator=draws)
 
-    def _set_aside(self, x: Tensor, y: Tensor) -> None:
-        """Keep new samples for the buffer until the experience is over."""
-        new = LatentBuffer(self.settings.dtype)
-        new.put(x, y)
-        both = [items for items in (self.incoming.items, new.items) if items]
-        self.incoming.items = {name: torch.cat([items[name] for items in both]) for name in new.items}
-
     def _replace(self) -> None:
         """Take the chosen samples into the buffer."""
-        slots = torch.randperm(max(1, len(self.buffer)), generator=self.draws)[: len(self.incoming)]
-        if not self.learned:
-            self.buffer = self.incoming
-        for name, values in self.incoming.items.items() if self.learned else ():
-            self.buffer.items[name][slots.to(values.device)] = values
-        self.incoming = LatentBuffer(self.settings.dtype)
+        if self.incoming:
+            slots = torch.randperm(max(1, len(self.buffer)), generator=self.draws)[: len(self.incoming["y"])]
+            self.buffer.put(**self.incoming, slots=slots if self.learned else None)
+        self.incoming = {}
 
     def _new_optimiser(self) -> None:
         """What the released program does once, before the second experience."""
@@ -220,14 +213,16 @@ class LatentReplay(Naive):
 
     def parts(self) -> dict[str, list[Tensor]]:
         made = {"kept rows": [*self.rows.parts(), self.times], "chosen": [self.chosen]}
-        made |= {"buffer": [*self.buffer.items.values()], "incoming": [*self.incoming.items.values()]}
+        made |= {"buffer": [*self.buffer.items.values()], "incoming": [*self.incoming.values()]}
         penalty = {} if self.penalty is None else {"importance": self.penalty.parts()}
         return {**super().parts(), **made, **penalty}
 
     def state_dict(self) -> dict[str, Any]:
         counters = {"step": self.step, "learned": self.learned, "part": list(vars(self.part).values())}
-        kept = {"times": self.times.clone(), "chosen": self.chosen.clone(), "draws": self.draws.get_state()}
-        stores = {name: getattr(self, name).state_dict() for name in ("rows", "buffer", "incoming")}
+        kept: dict[str, Any] = {"times": self.times.clone(), "chosen": self.chosen.clone()}
+        kept["draws"] = self.draws.get_state()
+        kept["incoming"] = {name: values.clone() for name, values in self.incoming.items()}
+        stores = {name: getattr(self, name).state_dict() for name in ("rows", "buffer")}
         penalty = None if self.penalty is None else self.penalty.state_dict()
         return {**super().state_dict(), **counters, **kept, **stores, "penalty": penalty}
 
@@ -236,7 +231,8 @@ class LatentReplay(Naive):
         self.step, self.learned, self.part = state["step"], state["learned"], Portion(*state["part"])
         self.times, self.chosen = state["times"].clone(), state["chosen"].clone()
         self.draws.set_state(state["draws"].clone())
-        for name in ("rows", "buffer", "incoming"):
+        self.incoming = {name: values.clone() for name, values in state["incoming"].items()}
+        for name in ("rows", "buffer"):
             getattr(self, name).load_state_dict(state[name])
         if self.penalty is not None:
             self.penalty.load_state_dict(state["penalty"])
