@@ -98,6 +98,10 @@ def candidates() -> dict[str, Config]:
         settings = kind.Settings(**{k: v for k, v in small.items() if k in own})
         made[name] = Recipe(name, settings, Noisy(), momentum=0.9, step_size=0.02, batch_size=5, epochs=2)
     made |= metaplastic_candidates()
+    switched: dict[str, Any] = {"schedule": "legacy", "unique_classes": False, "unseen": "left", "reset_head": True}
+    numbers: dict[str, Any] = {"dtype": "int8", "strength": 0.5, "later_epochs": 3, "later_step_size": 0.01}
+    settings = LEARNERS["latent"].Settings(buffer_size=10, **switched, **numbers)
+    made["latent switched"] = Recipe("latent", settings, Noisy(), momentum=0.9, step_size=0.02, batch_size=5, epochs=2)
     heads: dict[str, ClassicConfig | MemoryHeadConfig] = {
         "mlp": ClassicConfig("mlp", 6),
         "mh": MemoryHeadConfig(units=6, use_threshold=5, age_threshold=5),

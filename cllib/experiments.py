@@ -92,7 +92,8 @@ class Program:
         if front is None:
             return stream
         device = stream.experiences[0].x.device
-        told = {"data": data, "front": front.told, "device": device.type, "torch": torch.__version__}
+        told = {"data": data, "front": front.told, "code": code_hash(seen_by, type(front)), "device": device.type}
+        told |= {name: runs.versions()[name] for name in ("torch", "timm")}
         return seen_by(front.to(device), stream, told, store / "latents")
 
     def start(self, stream: Stream, device: str | torch.device) -> tuple[Learner, Batches | Online]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cllib.errors import UserError
 from cllib.randomness import draw, generator
 
 DROPPED = -1
@@ -274,8 +275,11 @@ def encode(x: Tensor, dtype: str) -> dict[str, Tensor]:
         scale = (x.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-12)
         return {"x": (x / scale).round().to(torch.int8), "scale": scale}
     if dtype == "pixels":
+        low, high = float(x.min()), float(x.max())
+        if not 0 <= low <= high <= 1:
+            raise UserError(f"dtype = 'pixels': only for numbers in [0, 1], not from {low:g} to {high:g}")
         return {"x": (x * 255).round().to(torch.uint8)}
-    return {"x": x.to(getattr(torch, dtype))}
+    return {"x": x.to(getattr(torch, dtype), copy=True)}
 
 
 def decode(items: Mapping[str, Tensor], like: torch.dtype = torch.float32) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cllib.datasets import mini_core
-from cllib.datasets.files import write_atomic
+from cllib.datasets.files import writable_folder, write_atomic
 from cllib.errors import one_of, whole, within
 from cllib.models.latent_vit import BACKBONES, DATA, RANDOM, Cut, LatentViT
 from cllib.models.networks import logits_of
@@ -76,7 +76,7 @@ def pretrain(how: Pretraining, progress: bool = True) -> tuple[dict[str, Tensor]
 
 def pictures(how: Pretraining, epoch: int) -> tuple[Tensor, Tensor]:
     """The pictures of an epoch, `[N, 3, S, S]` in [0, 1], and what they show, `[N]`."""
-    x, y = mini_core.others(how.pictures, how.seed + epoch, plain=epoch < how.plain)
+    x, y = mini_core.others(how.pictures, how.seed * 10_000 + epoch, plain=epoch < how.plain)
     return x.float() / 255, y
 
 
@@ -111,6 +111,7 @@ def named(network: Cut) -> dict[str, Tensor]:
 
 def make(how: Pretraining, path: Path) -> float:
     """Pretrain, write the weights with how they were made, and return the accuracy. UserError if it cannot write."""
+    writable_folder(path.parent)
     state, accuracy = pretrain(how)
     told = {
         "recipe": json.dumps(asdict(how)),

@@ -23,6 +23,7 @@ from cllib.models.vit import ViT
 from cllib.options import build, convert
 from cllib.randomness import seeded
 from cllib.streams.base import Stream
+from cllib.streams.latent import seen_by
 from cllib.streams.scenarios import StreamConfig
 
 
@@ -151,7 +152,8 @@ class Recipe:
 
     def code(self) -> tuple[Any, ...]:
         """The code that a run of it depends on."""
-        picked = (Recipe.build, Recipe.feed, self.kind, self.network, OPTIMIZERS[self.optimizer])
+        picked: tuple[Any, ...] = (Recipe.build, Recipe.feed, self.kind, self.network, OPTIMIZERS[self.optimizer])
+        picked += (seen_by,) if hasattr(self.network, "front") else ()
         return (*picked, Taskwise) if self.border else picked
 
     def build(self, stream: Stream, seed: int, device: str | torch.device = "cpu") -> Naive | Taskwise:

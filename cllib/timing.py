@@ -8,7 +8,9 @@ from typing import Any
 import pandas as pd
 import torch
 
+from cllib.errors import UserError
 from cllib.feeds import Batches
+from cllib.randomness import seeded
 from cllib.recipes import Recipe
 from cllib.streams.base import Stream
 from cllib.streams.latent import one_at_a_time
@@ -64,19 +66,23 @@ def time_batches(
     """Seconds that each of `count` experiences takes to learn, by stage (`STAGES`), and its "steps" and "new" samples.
 
     recipe: of `LatentReplay`; stream: images. The first experience, which fills the buffer, and `warm_up` more come
-    before them, untimed.
+    before them, untimed. As many as there are of a shorter stream; UserError if there are none.
     """
     raw = stream.to(device)
     front = recipe.network.front(raw.shape) if hasattr(recipe.network, "front") else None
     shown = raw if front is None else one_at_a_time(front.to(device), raw)
     learner, feed = recipe.build(shown, 0, device), recipe.feed(shown, 0)
+    last = min(1 + warm_up + count, len(raw.experiences))
+    if last <= 1 + warm_up:
+        raise UserError(f"warm_up = {warm_up}: nothing is left to be timed of {last} experiences")
     made = []
-    for e in range(min(1 + warm_up + count, len(raw.experiences))):
-        watch = Stopwatch(clock, device)
-        with watch.stage("frozen forward"):
-            shown.experiences[e].x  # noqa: B018  (computed here, and remembered)
-        learn(learner, feed, e, watch)
-        made.append({**watch.seconds, "steps": feed.steps(e), "new": len(raw.experiences[e])})
+    with seeded(0, "noise"):
+        for e in range(last):
+            watch = Stopwatch(clock, device)
+            with watch.stage("frozen forward"):
+                shown.experiences[e].x  # noqa: B018  (computed here, and remembered)
+            learn(learner, feed, e, watch)
+            made.append({**watch.seconds, "steps": feed.steps(e), "new": len(raw.experiences[e])})
     return made[1 + warm_up :]
 
 

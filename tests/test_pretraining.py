@@ -109,6 +109,7 @@ def test_the_schedule_ends_with_the_steps(steps: int, monkeypatch: pytest.Monkey
     how = Pretraining(epochs=1, plain=0, pictures=3 * steps - 1, batch_size=3)
     pretrain(how, progress=False)
     assert len(rates) == how.steps == steps and rates[0] == how.step_size and rates == sorted(rates, reverse=True)
+    assert len(set(rates)) == steps and (steps == 1 or rates[-1] < 0.1 * rates[0])
 
 
 def test_a_file_says_how_it_was_made(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def cached(
     with a warning. Raises `UserError` for an unwritable folder.
     """
     path = writable_folder(folder) / f"features-{_digest(told)}.safetensors"
-    features = _read(path)
+    features = _read(path, told)
     if features is None:
         features = compute()
         _write(path, features, {**told, **(notes or {})})
@@ -101,7 +101,7 @@ def _seal(metadata: dict[str, str], features: Tensor) -> str:
     return _digest(metadata | {"features": hash_arrays(features)})
 
 
-def _read(path: Path) -> Tensor | None:
+def _read(path: Path, told: dict[str, str]) -> Tensor | None:
     """The features in an intact file; None, with the file set aside, for a damaged one; None if there is none."""
     if not path.exists():
         return None
@@ -112,7 +112,7 @@ def _read(path: Path) -> Tensor | None:
     except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
         set_aside(path, str(error))
         return None
-    if seal != _seal(metadata, features):
+    if seal != _seal(metadata, features) or any(metadata.get(name) != value for name, value in told.items()):
         set_aside(path, "its content does not match the hash it was written with")
         return None
     return features

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cllib.attention import overlay, photo
 from cllib.errors import UserError
-from cllib.figures.base import closed
+from cllib.figures.base import bare, closed
 
 
 @closed
@@ -22,8 +22,8 @@ def rollouts(images: Tensor, masks: Tensor, titles: Sequence[str]) -> Figure:
     _same_number(images, {"masks": masks, "titles": titles})
     figure, axes = plt.subplots(2, len(images), figsize=(2.2 * len(images), 4.7), squeeze=False)
     for (above, below), image, mask, title in zip(axes.T, images, masks, titles, strict=True):
-        _bare(above).imshow(photo(image).numpy())
-        _bare(below).imshow(overlay(image, mask).numpy())
+        bare(above).imshow(photo(image).numpy())
+        bare(below).imshow(overlay(image, mask).numpy())
         above.set_title(title, fontsize="small")
     axes[0][0].set_ylabel("image")
     axes[1][0].set_ylabel("rollout")
@@ -41,7 +41,7 @@ def attributions(images: Tensor, rows: Mapping[str, Tensor], titles: Sequence[st
     shape = len(images), 1 + len(rows)
     figure, axes = plt.subplots(*shape, figsize=(2.2 * shape[1], 2.2 * shape[0] + 0.3), squeeze=False)
     for line, image, title in zip(axes, images, titles, strict=True):
-        _bare(line[0]).imshow(photo(image).numpy())
+        bare(line[0]).imshow(photo(image).numpy())
         line[0].set_ylabel(title, fontsize="small")
     for column, (name, maps) in zip(axes.T[1:], rows.items(), strict=True):
         column[0].set_title(name, fontsize="small")
@@ -54,13 +54,7 @@ def _heat(ax: Axes, values: Tensor, signed: bool) -> None:
     """One map; white is 0 where there are signs."""
     limit = float(values.abs().max()) or 1.0  # a map of zeros has no scale
     colours, low = ("RdBu_r", -limit) if signed else ("cividis", 0.0)
-    _bare(ax).imshow(values.detach().cpu().numpy(), cmap=colours, vmin=low, vmax=limit)
-
-
-def _bare(ax: Axes) -> Axes:
-    """Without ticks, and so without the style's grid."""
-    ax.set(xticks=[], yticks=[])
-    return ax
+    bare(ax).imshow(values.detach().cpu().numpy(), cmap=colours, vmin=low, vmax=limit)
 
 
 def _same_number(images: Tensor, others: Mapping[str, Sequence[str] | Tensor]) -> None:

@@ -7,6 +7,7 @@ from typing import ParamSpec
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 P = ParamSpec("P")
@@ -23,6 +24,12 @@ def closed(draw: Callable[P, Figure]) -> Callable[P, Figure]:
         return figure
 
     return drawn
+
+
+def bare(ax: Axes) -> Axes:
+    """The same without ticks, and so without the style's grid: for pictures."""
+    ax.set(xticks=[], yticks=[])
+    return ax
 
 
 def style() -> None:

@@ -8,8 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from cllib.figures.attention import _bare
-from cllib.figures.base import CLASS_COLOURS, closed
+from cllib.figures.base import CLASS_COLOURS, bare, closed
 from cllib.metrics import grouped, interval, row_normalised
 from cllib.results import Record
 from cllib.streams import Stream
@@ -22,7 +21,7 @@ def films(stream: Stream, names: Sequence[str], batches: Sequence[int] = (0, 1, 
     figure, axes = plt.subplots(len(parts), images, figsize=(0.62 * images, 0.72 * len(parts)), squeeze=False)
     for line, (title, part) in zip(axes, parts.items(), strict=True):
         for ax, row in zip(line, np.linspace(0, len(part) - 1, images).round().astype(int), strict=True):
-            _bare(ax).imshow(part.x[row].permute(1, 2, 0).cpu().numpy())
+            bare(ax).imshow(part.x[row].permute(1, 2, 0).cpu().numpy())
             ax.set_title(names[int(part.y[row])], fontsize=6, pad=1)
         line[0].set_ylabel(title, fontsize="small", rotation=0, ha="right", va="center")
     return figure

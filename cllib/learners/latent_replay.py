@@ -133,7 +133,7 @@ class LatentReplay(Naive):
         self.step += 1
         last = first + len(y)
         here = self.chosen[(self.chosen >= first) & (self.chosen < last)] - first
-        if len(here) and self.step <= self.part.steps:
+        if len(here):
             new = {"x": x[here.to(x.device)], "y": y[here.to(y.device)]}
             self.incoming = {n: torch.cat([self.incoming[n], v]) for n, v in new.items()} if self.incoming else new
 

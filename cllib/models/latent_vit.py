@@ -343,16 +343,18 @@ class LatentViT:
         if self.weights == OWN:
             return own_weights(self.backbone)
         if self.size.pretrained is None:
-            return stored(Path(self.weights))
+            return fitting(stored(Path(self.weights)), self.size, self.weights)
         from cllib.datasets.backbones import backbone
 
         loaded = backbone(self.size.pretrained, self.weights).model.state_dict()
-        return {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in loaded.items()}
+        state = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in loaded.items()}
+        return fitting(state, self.size, self.weights)
 
 
 def own_weights(backbone: str) -> dict[str, Tensor]:
     """The weights that ship with the book (`cllib.pretraining` made them)."""
-    return stored(DATA / f"vit_{backbone}.safetensors")
+    path = DATA / f"vit_{backbone}.safetensors"
+    return fitting(stored(path), BACKBONES[backbone], str(path))
 
 
 def stored(path: Path) -> dict[str, Tensor]:
@@ -366,15 +368,32 @@ def stored(path: Path) -> dict[str, Tensor]:
         raise UserError(f"weights = {str(path)!r}: cannot be read ({error})") from error
 
 
+def fitting(state: dict[str, Tensor], size: Size, where: str) -> dict[str, Tensor]:
+    """The weights, if they are those of a backbone of this size; UserError names the first that is not."""
+    d, wide = size.dim, size.mlp
+    shapes = {"cls_token": (1, 1, d), "patch_embed.proj.weight": (d, 3, size.patch, size.patch)}
+    shapes |= {"patch_embed.proj.bias": (d,), "norm.weight": (d,), "norm.bias": (d,)}
+    block = {"attn.qkv": (3 * d, d), "attn.proj": (d, d), "mlp.fc1": (wide, d), "mlp.fc2": (d, wide)}
+    for k in range(size.blocks):
+        start = f"blocks.{k}."
+        shapes |= {f"{start}{name}.weight": shape for name, shape in block.items()}
+        shapes |= {f"{start}{name}.bias": shape[:1] for name, shape in block.items()}
+        shapes |= {f"{start}{norm}.{part}": (d,) for norm in ("norm1", "norm2") for part in ("weight", "bias")}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    found["pos_embed"] = found.get("pos_embed", ())
+    shapes["pos_embed"] = (1, *found["pos_embed"][1:2], d)
+    for name, shape in shapes.items():
+        if found.get(name) != shape:
+            got = f"is {list(found[name])}" if name in found else "is missing"
+            raise UserError(f"weights = {where!r}: {name} {got}, must be {list(shape)}")
+    return state
+
+
 def load_blocks(blocks: nn.Sequential, state: dict[str, Tensor], first: int) -> None:
-    """Weights of blocks `first`, `first + 1` ... of a backbone. Raises UserError if they do not fit."""
+    """Weights of blocks `first`, `first + 1` ... of a backbone."""
     for k, block in enumerate(blocks, first):
         start = f"blocks.{k}."
-        own = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
-        try:
-            block.load_state_dict(own)
-        except RuntimeError as error:
-            raise UserError(f"weights: block {k + 1} does not fit ({' '.join(str(error).split())[:150]})") from error
+        block.load_state_dict({n.removeprefix(start): v for n, v in state.items() if n.startswith(start)})
 
 
 def zoomed(pos: Tensor, grid: int) -> Tensor:
