@@ -27,6 +27,8 @@
 
 # %% tags=["hide-input"]
 import collections
+import json
+import shutil
 import time
 from dataclasses import replace
 from functools import partial
@@ -48,6 +50,7 @@ from cllib import (
     timing,
     watching,
 )
+from cllib import runs as kept_runs
 from cllib.chapters import counts
 from cllib.experiments import Program, compare, restored
 from cllib.feeds import portion
@@ -183,6 +186,7 @@ on = partial(
     eval_chunk=225,
     progress=p.profile == "paper",
 )
+light = partial(on, exam_every=10)  # for the smaller tables
 base = p.recipe()
 Markdown("**This copy:** " + results.this_run(p))
 
@@ -200,7 +204,8 @@ Markdown("**This copy:** " + results.this_run(p))
 # shift. The code that makes the stream is the same.
 
 # %% tags=["nbval-check-output"]
-stream = merged_first(config.build(), p.buffer_size)
+original = config.build()
+stream = merged_first(original, p.buffer_size)
 names, categories = config.names()
 known = seen(stream)
 sizes = [len(batch) for batch in stream.experiences]
@@ -272,11 +277,9 @@ if "main" in p.parts:
     main = on("main", stream, p.compared(stream), p.runs)
     everything = replace(merged(stream), name=stream.name)
     main += on("main", everything, {"cumulative": p.cumulative()}, p.runs)
-    if not p.native and p.profile == "quick":
-        same = [
-            r for r in measured if r.stream == stream.name and r.experiment == "main"
-        ]
-        main += [r for r in same if r.label == "images replayed"]
+    if not p.native:  # from beforehand, if it was the same in everything else
+        told = p.replaying_images().describe(), results.stream_hash(stream), p.runs
+        main += [r for r in measured if (r.learner, r.data, r.seeds) == told]
     display(figures.along(main, np.array(known) / stream.classes))
 
 # %% tags=["full-width"]
@@ -298,7 +301,7 @@ if main:
 # ## What it gets wrong
 #
 # Rows are what an image shows, columns the answer, as shares of the row. Errors stay inside the category where two objects
-# look alike, as they do in the paper's own matrix.
+# look alike, as they do in the matrix of the released notebook.
 
 # %% tags=["full-width"]
 if main:
@@ -338,8 +341,9 @@ if "look" in p.parts:
     with torch.no_grad():
         answers = model(x).argmax(-1)
     sides = [torch.nonzero(side).flatten() for side in (answers == y, answers != y)]
-    shown = torch.cat([rows[:: max(1, len(rows) // 3)][:3] for rows in sides])
-    titles = [f"{names[y[i]]}, said {names[answers[i]]}" for i in shown.tolist()]
+    chosen = [rows[:: max(1, len(rows) // 3)][:3] for rows in sides]
+    shown, few = torch.cat(chosen), torch.cat([rows[:2] for rows in chosen])
+    titles = [f"{names[y[i]]},\nsaid {names[answers[i]]}" for i in shown.tolist()]
     probabilities = attention.attentions(model, x[shown])
     rolled = attention.rollout(probabilities, p.heads, p.discard, p.normalize_rollout)
     print(f"accuracy of this network {np.mean(look.test[0][-1]):.3f}")
@@ -347,23 +351,24 @@ if "look" in p.parts:
 
 # %%
 if look:
-    gradients = attribution.integrated_gradients(model, x[shown], answers[shown], 128)
-    gap = attribution.incompleteness(model, x[shown], answers[shown], gradients)
+    gradients = attribution.integrated_gradients(model, x[few], answers[few], 128)
+    gap = attribution.incompleteness(model, x[few], answers[few], gradients)
     print(f"integrated gradients, unexplained: {gap.abs().max():.4f} at most")
     layer = model.upper.blocks[-1].norm1
+    seen_by_few = attention.attentions(model, x[few])
+    rolled = attention.rollout(seen_by_few, p.heads, p.discard, p.normalize_rollout)
     maps = {
         "rollout": attention.mask(rolled),
         "integrated gradients": gradients,
         "gradient × activation": attribution.grad_cam(
-            model, layer, x[shown], answers[shown]
+            model, layer, x[few], answers[few]
         ),
     }
-    few = [0, 1, -2, -1]  # two right, two wrong
     display(
         figures.attributions(
-            x[shown][few].cpu(),
-            {name: values[few].cpu() for name, values in maps.items()},
-            [titles[k] for k in few],
+            x[few].cpu(),
+            {name: values.cpu() for name, values in maps.items()},
+            [f"{names[y[i]]}, said {names[answers[i]]}" for i in few.tolist()],
         )
     )
 
@@ -393,7 +398,7 @@ if look:
 
 
 # %%
-def redraw(heads="max", discard=0.9, normalize=("row", "legacy")):
+def redraw(heads=p.heads, discard=p.discard, normalize=p.normalize_rollout):
     mask = attention.mask(attention.rollout(probabilities, heads, discard, normalize))
     display(figures.rollouts(x[shown].cpu(), mask.cpu(), titles))
 
@@ -401,9 +406,9 @@ def redraw(heads="max", discard=0.9, normalize=("row", "legacy")):
 if look:
     explore(
         redraw,
-        heads=["max", "mean", "min"],
+        heads=sorted(attention.HEADS, key=p.heads.__ne__),
         discard=(0.0, 0.99, 0.01),
-        normalize=["row", "legacy"],
+        normalize=sorted(attention.NORMALIZE, key=p.normalize_rollout.__ne__),
     )
 
 # %% [markdown]
@@ -415,7 +420,7 @@ if look:
 
 # %%
 if "map" in p.parts:
-    mapped = on(p.named("map"), stream, p.cuts(), p.others)
+    mapped = light(p.named("map"), stream, p.cuts(), p.others)
     lines = []
     for (d, f), record in zip(p.cells(), mapped, strict=True):
         with one_thread():
@@ -431,7 +436,7 @@ if "map" in p.parts:
                 "kibibytes": record.bytes["buffer"] / 1024,
             }
         )
-    display(figures.cuts(pd.DataFrame(lines)))
+    display(figures.cuts(pd.DataFrame(lines), len(p.others)))
 
 # %%
 if "map" in p.parts:
@@ -445,7 +450,7 @@ if "map" in p.parts:
 
 # %%
 if "stores" in p.parts:
-    kept = on(p.named("stores"), stream, p.stores(), p.others)
+    kept = light(p.named("stores"), stream, p.stores(), p.others)
     table = results.metrics_table(kept, ["Acc"])
     table["KiB"] = {r.label: round(r.bytes["buffer"] / 1024, 1) for r in kept}
     spent = {}
@@ -484,11 +489,16 @@ if "stores" in p.parts:
 #   averagings instead of one. Inherited from the parent program; the Caffe original does not have it.
 # - **B2** Rows of classes never seen stay as training left them, instead of 0.
 # - **B3** The class token is a fresh zero vector, frozen; the pretrained one is not loaded.
-# - **B5** Pixels are normalised as ImageNet's; the weights were made with .5 / .5.
+# - **B5** Pixels are normalised as ImageNet's; Google's weights were made with .5 / .5, as far as we know (not verified), and ours were.
 # - **B6** The configuration says no dropout on attention; the code applies .1.
-# - **B8** Logged gradients are sums over all tensors before one in the list. `tensorboard = True` writes each tensor's own.
+# - **B7, B8** The running loss is divided twice; logged gradients are aggregates over all tensors up to one in the list. Ours are
+#   means over samples, and each tensor's own.
 # - **B10** New images left over after the split are never learned (3.9 % of all), with 293 to 299 images in a batch the end of
 #   the buffer is never replayed, and a stored image always meets the same new ones.
+# - **B9** A test set that the batch size divides gives a loss that is no number, and all 44,972 test images are loaded before
+#   one in twenty is kept. **B11** The head's momentum outlives the rows it belonged to, here too (`reset_head` forgets it).
+# - **B12** A first batch smaller than the buffer stops the original; here the buffer stays as small. **B14, B15** Ours are one
+#   order for latents and labels, and generators by purpose; the original's seeds are not set.
 # - **B13** A buffer smaller than the number of batches stores nothing of the last ones; here that warns.
 # - The rollout's normalisation, above; and a confusion matrix whose entries are divided by the wrong class's count (only the
 #   diagonal is right).
@@ -505,7 +515,7 @@ print("as meant:   ", metrics.row_normalised(unbalanced).tolist())
 
 # %%
 if "released" in p.parts:
-    released = on(p.named("released"), stream, p.released(), p.others)
+    released = light(p.named("released"), stream, p.released(), p.others)
     display(results.metrics_table(released, ["Acc", "Acc over time"]))
     display(figures.intervals(released, ["Acc", "Acc over time"]))
 
@@ -518,17 +528,11 @@ if "released" in p.parts:
 
 # %% tags=["full-width"]
 if "speed" in p.parts:
-    spent, timed_batches = {}, {}
+    spent = {}
     for name, recipe in p.speeds().items():
         with one_thread():
             batches = timing.time_batches(recipe, stream, p.timed, device=p.on)
         spent[name] = timing.summary(batches)
-        timed_batches[name] = [
-            sum(b[stage] for stage in timing.STAGES) for b in batches
-        ]
-    of_cut = {"F = 0": 0, "F = half": p.depth // 2, "F = depth": p.depth}
-    for label, f in of_cut.items():
-        facts += [Fact("speed", label, p.profile, tuple(timed_batches[f"F = {f}"]))]
     display(figures.stages(spent))
     display(pd.concat(spent, axis=1).round(2))
 
@@ -537,19 +541,23 @@ if "speed" in p.parts:
 #
 # Its TensorBoard scalars under its names: loss and accuracy of every step, replayed samples included; after every batch the
 # test, each class's accuracy and its place in the buffer, and the size of every tensor's gradient. Here for the first four
-# batches; with `tensorboard = True` for all of them, in a folder to be looked at with `tensorboard --logdir`.
+# batches; with `tensorboard = True` for all of them. They lie in `artifacts/PROFILE/tensorboard/03_latent_replay`, for
+# `tensorboard --logdir`; tensors have our names.
 
 # %% tags=["nbval-check-output"]
 folder = runs.parent.parent / "tensorboard" / chapter
+shutil.rmtree(folder, ignore_errors=True)  # of an earlier run
+count = None if p.tensorboard else 4
+logged = replace(stream, experiences=stream.experiences[:count]).to(p.on)
 program = Program((base,), (p.seed,))
-short = replace(stream, experiences=stream.experiences[: None if p.tensorboard else 4])
-seen_by_it = program.shown(short, results.stream_hash(short), runs / "latents")
-learner, feed = program.start(seen_by_it, p.on)
+latent = program.shown(logged, results.stream_hash(logged), kept_runs.store())
+learner, feed = program.start(latent, p.on)
 with SummaryWriter(str(folder)) as board:
+    board.add_text("parameters", json.dumps(base.describe(), indent=1))
     scalars = watching.ReleasedScalars(board.add_scalar)
     train(
         learner,
-        seen_by_it,
+        latent,
         feed,
         track_classes=True,
         watch=scalars.watch,
@@ -571,7 +579,7 @@ for group in ("architecture", "buffer, R = 1500, 391 batches", "duplicate ids"):
             f"{name}: {value:,.10g}" if value == int(value) else f"{name}: {value:.4f}"
         )
 if p.data == "core50":
-    numbers["CORe50, official lists"] = counts.official(stream, p.variant, p.run)
+    numbers["CORe50, official lists"] = counts.official(original, p.variant, p.run)
 facts += [
     fact(group, label, values=(float(value),))
     for group, values in numbers.items()
@@ -622,16 +630,17 @@ with pd.option_context("display.max_rows", None):
 #   smooths the curve and adds little at the end.
 # - **Freezing costs nothing here, and buys time.** With two, four or all six blocks frozen the intervals overlap, with four
 #   epochs a batch the head alone is even ahead, and a batch gets several times cheaper. Replaying images with nothing frozen is
-#   both slower and worse: small steps on a small buffer spoil what pretraining gave.
+#   both slower and worse.
 # - **Depth is another matter**: each pair of blocks that is left out costs far more than a pair that is frozen.
 # - **A stored sample can be small.** Half and a quarter of the bytes change nothing that three seeds could show, and above the
 #   last block the class token alone gives the same accuracy for a seventeenth of the memory.
 # - **Of the released faults one matters here**: pixels normalised in another way than the weights were trained with. Duplicate
-#   ids, which all but switch off CWR\*'s averaging, do no harm to the final figure, as the reference runs also found. Classes that never
-#   came are never the answer, with zero rows or with those left over, so restricting the answer to classes seen changes nothing.
-# - The reference runs lie below ours nearly throughout: their backbone knew two thirds of its 100 pretraining digits, ours nine
-#   tenths of them in surroundings it had never seen. So most of their numbers count as not reproduced; what they put in which
-#   order comes out again, except that for them CWR\* alone fell behind naive training.
+#   ids, which all but switch off CWR\*'s averaging, do no harm to the final figure, as the reference runs also found. Classes that have
+#   not come yet were never the answer here, with zero rows or with those left over, so letting only classes seen compete changes
+#   nothing.
+# - The reference runs put things in the same order, except that for them CWR\* alone fell behind naive training. Their numbers
+#   agree with ours in part, within the generous .10; where they do not, ours are higher. Their backbone knew two thirds of its
+#   100 pretraining digits, ours nine tenths in surroundings it had never seen; whether that is the reason was not tried.
 # - No number of the paper could be tried: CORe50 and ImageNet weights were not at hand. The code that would is the same, tested
 #   on a miniature in the official layout.
 #
@@ -652,7 +661,7 @@ with pd.option_context("display.max_rows", None):
 #
 # ```{admonition} Answers to 1 and 2
 # :class: dropdown
-# Nothing of the transformer is left to train, so a batch costs its frozen pass and little else; a stored sample is 64 numbers.
+# Only the last norm and the classifier are left to train, so a batch costs about two frozen passes; a stored sample is 64 numbers.
 # And with 60 places, $h=60\div(i+1)$ is 0 from batch 60 on: what comes later is never stored.
 # ```
 #

@@ -31,7 +31,7 @@ from cllib.watching import TensorBoard, each
 
 Config = LearnerConfig | Recipe
 # Of what `training.train` can be told, this changes what a record holds.
-MATTERING = ("track_every", "probe_every", "probe_size", "eval_chunk", "track_norms", "track_classes")
+MATTERING = ("track_every", "probe_every", "probe_size", "eval_chunk", "track_norms", "track_classes", "exam_every")
 TOLD = signature(train).parameters
 OPTIONS = (
     *(name for name in TOLD if name not in ("learner", "stream", "feed", "keeper")),

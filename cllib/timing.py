@@ -15,7 +15,10 @@ from cllib.recipes import Recipe
 from cllib.streams.base import Stream
 from cllib.streams.latent import one_at_a_time
 
-STAGES = ("frozen forward", "mini-batch assembly", "forward, backward, step", "consolidation", "buffer update")
+FROZEN, ASSEMBLY, LEARNING, ROWS, BUFFER = STAGES = (
+    *("frozen forward", "mini-batch assembly", "forward, backward, step"),
+    *("head rows, in and out", "buffer update"),
+)
 Clock = Callable[[], float]
 
 
@@ -79,7 +82,7 @@ def time_batches(
     with seeded(0, "noise"):
         for e in range(last):
             watch = Stopwatch(clock, device)
-            with watch.stage("frozen forward"):
+            with watch.stage(FROZEN):
                 shown.experiences[e].x  # noqa: B018  (computed here, and remembered)
             learn(learner, feed, e, watch)
             made.append({**watch.seconds, "steps": feed.steps(e), "new": len(raw.experiences[e])})
@@ -88,14 +91,15 @@ def time_batches(
 
 def learn(learner: Any, feed: Batches, e: int, watch: Stopwatch) -> None:
     """Experience e, with a stopwatch at hand."""
-    parts = (learner.buffer, "take", 1), (learner.rows, "finish", 3), (learner, "_replace", 4)
+    parts = (learner.buffer, "take", ASSEMBLY), (learner.rows, "finish", ROWS), (learner, "_replace", BUFFER)
     for owner, name, stage in parts:
-        setattr(owner, name, watch.timed(getattr(type(owner), name).__get__(owner), STAGES[stage]))
-    batches = watch.timed(feed.batches(e).__next__, STAGES[1])
-    learner.begin(feed.stream.experiences[e])
+        setattr(owner, name, watch.timed(getattr(type(owner), name).__get__(owner), stage))
+    batches = watch.timed(feed.batches(e).__next__, ASSEMBLY)
+    with watch.stage(ROWS):
+        learner.begin(feed.stream.experiences[e])
     for _ in range(feed.steps(e)):
         x, y = batches()
-        with watch.stage(STAGES[2]):
+        with watch.stage(LEARNING):
             learner.observe(x, y)
     learner.finish(feed.stream.experiences[e])
 

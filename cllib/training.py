@@ -264,6 +264,7 @@ def train(
     eval_chunk: int = 10_000,
     track_norms: bool = False,
     track_classes: bool = False,
+    exam_every: int = 1,
     watch: Watch | None = None,
     log: Log | None = None,
     progress: bool | None = None,
@@ -273,18 +274,20 @@ def train(
 
     track_every: samples a point of the online accuracy; probe_every: steps from one point of the test curve to the
     next (0: none; see `probed`), on about `probe_size` test samples; track_norms: after every experience also the size
-    of every parameter; track_classes: also the accuracy on every class and how many samples of it are stored; watch:
-    called as `watch(steps, learner)` before the first and after every step; log: called as `log(steps, scalars)` at
-    every point of the curve and every border; progress: show a bar, None: on a terminal only. Raises UserError for a
-    checkpoint that cannot be used.
+    of every parameter; track_classes: also the accuracy on every class and how many samples of it are stored;
+    exam_every: experiences from one test to the next (the last is always tested), so that the accuracy matrix has as
+    many rows; watch: called as `watch(steps, learner)` before the first and after every step; log: called as
+    `log(steps, scalars)` at every point of the curve and every border; progress: show a bar, None: on a terminal only.
+    Raises UserError for a checkpoint that cannot be used.
     """
     whole("track_every", track_every, 1)
     whole("probe_every", probe_every, 0)
     whole("probe_size", probe_size, 1)
     whole("eval_chunk", eval_chunk, 1)
+    whole("exam_every", exam_every, 1)
     loop = Loop(learner, stream, feed, History(track_every), keeper, watch, log)
     loop.set_exams(eval_chunk, probe_every, probe_size)
-    loop.track_norms, loop.track_classes = track_norms, track_classes
+    loop.track_norms, loop.track_classes, loop.exam_every = track_norms, track_classes, exam_every
     with seeded(learner.seed, "noise"):  # dropout and the like
         loop.restore()
         with tqdm(total=loop.total, initial=loop.done, desc=stream.name, disable=hidden(progress), leave=False) as bar:
@@ -309,6 +312,7 @@ class Loop:
     """One pass over a stream, from wherever it stopped: `experience` and `step` say where that is."""
 
     track_norms = track_classes = False
+    exam_every = 1
 
     def __init__(
         self,
@@ -387,7 +391,8 @@ class Loop:
         if "validation" in self.exams:
             exam = self.exams["validation"]
             history.rows["validation"].append(exam.accuracies(exam.answers(self.learner).given))
-        tell = self.examine() if "test" in self.exams else {}
+        due = (self.experience + 1) % self.exam_every == 0 or self.experience == len(self.steps) - 1
+        tell = self.examine() if "test" in self.exams and due else {}
         history.norms += [norms(self.learner)] if self.track_norms else []
         history.fold()
         self.report("test", tell)

@@ -14,6 +14,7 @@ from cllib.streams.nicv2 import PER_BATCH, deal, prep, seen
 Counts = dict[str, float]
 STORED, BATCHES = 1500, 391  # R, and batches of the longest stream
 WORKED = ((100, 300), (100, 293), (100, 299), (100, 600), (100, 1500), (128, 300), (7, 300))  # mb, N
+PRESETS = ((30, 60, 120), (40, 24, 200), (36, 12, 400))  # mb, N, R of the small streams
 CUTS = (
     ("b16", 12, 12, "tokens"),
     ("b16", 12, 6, "tokens"),
@@ -57,6 +58,8 @@ def storage() -> Counts:
         what, values = what_of(cut), int(np.prod(full_size(*cut).latent_shape))
         made |= {f"{what}: numbers a sample": values, f"{what}: KiB": values / 256}
         made[f"{what}: MiB for 1500"] = values * STORED / 2**18
+    made |= {"MobileNetV1, conv5_4/dw: numbers a sample": 512 * 8 * 8, "MobileNetV1, pool6: numbers a sample": 1024}
+    made |= {"raw image of 128 x 128: KiB": 3 * 128**2 / 1024, "raw images: MiB for 1500": 3 * 128**2 * STORED / 2**20}
     ratio = made[f"{what_of(CUTS[0])}: KiB"] * 1024 / (3 * 128**2)
     return made | {"latent of b16 at 128, in bytes of the raw image": ratio}
 
@@ -69,11 +72,11 @@ def what_of(cut: tuple[str, int, int, str]) -> str:
 def mini_batches() -> Counts:
     """How new and stored samples share mini-batches (`feeds.portion`)."""
     made: Counts = {}
-    for mb, n in WORKED:
-        part, what = portion(n, STORED, mb), f"mb = {mb}, N = {n}, R = {STORED}"
+    for mb, n, r in (*((mb, n, STORED) for mb, n in WORKED), *PRESETS):
+        part, what = portion(n, r, mb), f"mb = {mb}, N = {n}, R = {r}"
         made |= {f"{what}: new a step": part.new, f"{what}: steps": part.steps}
         made |= {f"{what}: replayed a step": part.replayed, f"{what}: new used": part.new * part.steps}
-        made[f"{what}: replayed in an epoch"] = min(STORED, part.replayed * part.steps)
+        made[f"{what}: replayed in an epoch"] = min(r, part.replayed * part.steps)
     return made
 
 
@@ -122,13 +125,15 @@ def official(stream: Stream, variant: str, run: int) -> Counts:
     """What can be counted on CORe50's own lists alone."""
     sizes, known = [len(part) for part in stream.experiences], seen(stream)
     made: Counts = {"images in the first batch": sizes[0], "training images": sum(sizes)}
-    made["every 20th test image"] = len(stream.tests[0])
+    if "test_every" not in stream.note:
+        made["every 20th test image"] = len(stream.tests[0])
     if run == 0:
         made[f"{variant}, run 0: all classes after batch"] = known.index(50)
         reached = {n: next(i for i, k in enumerate(known) if k >= n) for n in (20, 30, 40)}
         made |= {f"{variant}, run 0: {n} classes after batch": i for n, i in reached.items()}
     if variant == "nicv2_391":
         parts = [portion(size, STORED, 100) for size in sizes[1:]]
+        made["nicv2_391: steps an epoch after the first batch, mb = 100"] = sum(part.steps for part in parts)
         made["nicv2_391: steps in all, mb = 100"] = 4 * (-(-sizes[0] // 100) + sum(part.steps for part in parts))
         made["nicv2_391: new images never used"] = sum(sizes[1:]) - sum(part.new * part.steps for part in parts)
         made["nicv2_391: batches of exactly 300"] = sum(size == 300 for size in sizes)

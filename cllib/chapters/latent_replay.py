@@ -3,18 +3,23 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from cllib.attention import HEADS, NORMALIZE
 from cllib.chapters.common import Chapter
+from cllib.datasets import core50, mini_core
 from cllib.errors import UserError, flag, one_of, whole, within
+from cllib.feeds import padded, portion
 from cllib.learners.latent_replay import LatentReplaySettings
-from cllib.models.latent_vit import BACKBONES, LatentViT
+from cllib.models.latent_vit import BACKBONES, OWN, PRETRAINED, RANDOM, LatentViT
 from cllib.recipes import Recipe
 from cllib.streams.base import Stream
-from cllib.streams.nicv2 import NICv2
+from cllib.streams.nicv2 import PER_BATCH, NICv2, prep
 
 NAME = "03_latent_replay"
+DTYPES = ("float32", "float16", "int8")
+BATCHES = {"nicv2_79": 79, "nicv2_196": 196, "nicv2_391": 391}
 PARTS = ("main", "map", "stores", "released", "speed", "look")
 
 
@@ -31,7 +36,7 @@ class LatentReplayChapter(Chapter):
     light_epochs: int = 1  # a batch in all tables but the main one
     depths: tuple[int, ...] = (2, 4, 6)  # of the map
     blocks: tuple[int, ...] = (2, 4, 6)  # its replay blocks
-    cumulative_epochs: int = 20  # of the upper bound
+    cumulative_epochs: int = 10  # of the upper bound
     timed: int = 8  # batches behind every time
     heads: str = "max"  # how the rollout fuses heads: mean | max | min
     discard: float = 0.9  # share of attention it drops
@@ -50,7 +55,7 @@ class LatentReplayChapter(Chapter):
     weights: str = "own"  # own | pretrained | random | a file
     image_size: int | None = None  # a source edit
     depth: int = 6  # D: blocks used; two source edits
-    replay_block: int = 4  # F: blocks frozen; two source edits and freeze_below_layer
+    replay_block: int = 5  # F: blocks frozen; two source edits and freeze_below_layer
     store: str = "tokens"  # tokens | cls, where F = D
     dropout: float = 0.1
     attention_dropout: float = 0.1
@@ -85,9 +90,12 @@ class LatentReplayChapter(Chapter):
         one_of("normalize_rollout", self.normalize_rollout, NORMALIZE)
         for name in ("tensorboard", "native"):
             flag(name, getattr(self, name))
+        one_of("buffer_dtype", self.buffer_dtype, DTYPES)
         self._check_map()
-        self.stream_config()
+        self._check_sizes()
         self.recipe()
+        if self.weights not in (OWN, PRETRAINED, RANDOM) and not Path(self.weights).is_file():
+            raise UserError(f"weights = {self.weights!r}: no such file; else {OWN}, {PRETRAINED} or {RANDOM}")
 
     def _check_map(self) -> None:
         """Raise UserError for cuts that cannot be made."""
@@ -100,6 +108,22 @@ class LatentReplayChapter(Chapter):
                 whole(name, value, low, BACKBONES[self.backbone].blocks)
         if not self.cells():
             raise UserError(f"blocks = {self.blocks!r}: none of them lies within one of depths = {self.depths!r}")
+
+    def _check_sizes(self) -> None:
+        """Raise UserError for mini-batches that could not be filled, or more batches in the first than there are."""
+        for name in ("batch_size", "buffer_size"):
+            whole(name, getattr(self, name), name == "batch_size")
+        self.stream_config()
+        films, count = PER_BATCH[self.variant], BATCHES[self.variant]
+        mini = self.data == "mini"
+        first = 10 * self.first_frames if mini else 2999
+        if prep(self.buffer_size) >= count:
+            raise UserError(f"buffer_size = {self.buffer_size}: more than all {count} batches would be its first one")
+        held = (
+            min(self.buffer_size, padded(first, self.batch_size)) if self.schedule == "shuffled" else self.buffer_size
+        )
+        for each in {self.frames} if mini else {293, 300}:
+            portion(films * each, held, self.batch_size)
 
     # --- the experiment ---
 
@@ -117,7 +141,9 @@ class LatentReplayChapter(Chapter):
     def stream_config(self) -> NICv2:
         """The stream. Raises UserError for an impossible one."""
         mini: dict[str, Any] = {"frames": self.frames, "first_frames": self.first_frames} if self.data == "mini" else {}
-        told: dict[str, Any] = {"data_dir": self.data_dir, "image_size": self.image_size, "test_every": self.test_every}
+        native = mini_core.SIDE if self.data == "mini" else core50.SIDE
+        side = None if self.vit().side == native else self.vit().side
+        told: dict[str, Any] = {"data_dir": self.data_dir, "image_size": side, "test_every": self.test_every}
         return NICv2(self.data, self.variant, self.run, **mini, **told)
 
     def vit(self, **changes: Any) -> LatentViT:
@@ -160,7 +186,6 @@ class LatentReplayChapter(Chapter):
     def compared(self, stream: Stream) -> dict[str, Recipe]:
         """The main comparison: everything that sees the stream batch by batch."""
         plain: dict[str, Any] = {"buffer_size": 0, "cwr": False}
-        native = self.recipe({"replay_block": None, "store": "tokens"}, dtype="pixels")
         made = {
             "latent replay": self.recipe(),
             "latent replay, no CWR*": self.recipe(cwr=False),
@@ -168,7 +193,11 @@ class LatentReplayChapter(Chapter):
             "naive, as many steps": self.recipe(**plain, later_epochs=self.matched(stream)),
             "CWR* only": self.recipe(buffer_size=0),
         }
-        return {**made, "images replayed": native} if self.native else made
+        return {**made, "images replayed": self.replaying_images()} if self.native else made
+
+    def replaying_images(self) -> Recipe:
+        """Native replay: nothing is frozen."""
+        return self.recipe({"replay_block": None, "store": "tokens"}, dtype="pixels")
 
     def matched(self, stream: Stream) -> int:
         """Epochs without replay that take about as many steps as those with it."""
@@ -195,7 +224,6 @@ class LatentReplayChapter(Chapter):
         make = self.light.recipe
         made = {"as it should be": make()} | {label: make(**changes) for label, changes in rules.items()}
         made |= {label: make(changes) for label, changes in network.items()}
-        made["attention dropout 0 (B6)"] = make({"attention_dropout": 0.0})
         all_rules, all_network = (
             {name: value for changes in group.values() for name, value in changes.items()} for group in (rules, network)
         )
@@ -234,9 +262,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "smoke": {
         "seeds": 2,
         "other_seeds": 2,
-        "frames": 4,
+        "frames": 2,
         "first_frames": 10,
-        "test_every": 4,
         "depths": (1, 2),
         "blocks": (1, 2),
         "depth": 2,

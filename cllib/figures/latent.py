@@ -49,12 +49,12 @@ def along(records: Sequence[Record], ceiling: Sequence[float]) -> Figure:
 
 
 @closed
-def cuts(table: pd.DataFrame) -> Figure:
+def cuts(table: pd.DataFrame, n: int) -> Figure:
     """What each cut gives and costs: rows depth, columns replay block; accuracy, milliseconds a batch, stored KiB.
 
-    table: columns depth, replay_block, accuracy, milliseconds, kibibytes.
+    table: columns depth, replay_block, accuracy, milliseconds, kibibytes; n: runs behind an accuracy.
     """
-    wanted = {"accuracy": ("accuracy", ".2f"), "milliseconds": ("ms to learn one batch", ".0f")}
+    wanted = {"accuracy": (f"accuracy (n = {n})", ".2f"), "milliseconds": ("ms to learn one batch", ".0f")}
     wanted |= {"kibibytes": ("KiB in the buffer", ".0f")}
     figure, axes = plt.subplots(1, 3, figsize=(11.5, 0.55 * table["depth"].nunique() + 1.6), sharey=True)
     for ax, (column, (title, form)) in zip(axes, wanted.items(), strict=True):
@@ -112,10 +112,16 @@ def composition(record: Record, categories: Sequence[str]) -> Figure:
     above.stackplot(batches, groups, labels=categories, colors=sns.color_palette("husl", len(groups)), linewidth=0)
     above.set(xlim=(1, len(held)), ylabel="stored samples, by category", xticks=[])
     above.set_title(f"{record.label}, seed {record.seeds[0]}")
-    above.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=10, frameon=False)
+    above.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=5, frameon=False)
     known = np.mean(record.by_class, 0).T  # [C, E]
     image = below.imshow(
-        known, aspect="auto", cmap="cividis", vmin=0, vmax=1, extent=(1, len(held), len(known), 0), interpolation="none"
+        known,
+        aspect="auto",
+        cmap="cividis",
+        vmin=0,
+        vmax=1,
+        extent=(0.5, len(held) + 0.5, len(known), 0),
+        interpolation="none",
     )
     figure.colorbar(image, ax=below, label=f"accuracy, mean of {record.n}")
     below.set(xlabel="batches learned", ylabel="class")

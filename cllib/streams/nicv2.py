@@ -167,7 +167,12 @@ class NICv2:
     def build(self) -> Stream:
         """Load or draw the data, and make the stream. Raises UserError for data that cannot be had."""
         made = self._mini() if self.data == "mini" else self._core50()
-        return replace(made, note=self.note)
+        left = len(made.tests[0].classes)
+        if self.data == "mini" and left < made.classes:
+            raise UserError(f"test_every = {self._every}: only {left} of {made.classes} classes are in the tests")
+        part = any(getattr(self, name) != getattr(NICv2, name) for name in ("frames", "first_frames", "test_every"))
+        shrunk = self.image_size not in (None, mini_core.SIDE if self.data == "mini" else core50.SIDE)
+        return replace(made, note=self.note, whole=not (part or shrunk))
 
     @property
     def _every(self) -> int:

@@ -819,7 +819,7 @@ def test_images_can_be_replayed_where_nothing_is_frozen() -> None:
     assert not any(torch.equal(v, start[k]) for k, v in learner.network.state_dict().items())
 
 
-MEASURED = {*MEASURED_FIELDS, "curve_seconds"}
+MEASURED = {*MEASURED_FIELDS}
 
 
 @pytest.mark.parametrize("cut", [1, 4, 5, 9])

@@ -142,7 +142,8 @@ def test_a_buffer_of_no_size_is_refused(buffer_size: int) -> None:
 
 
 def mini(**options: Any) -> Any:
-    return NICv2(**options).build()
+    told = {"test_every": 1} if options.get("frames") == 1 else {}  # every second would leave classes out
+    return NICv2(**{**told, **options}).build()
 
 
 def test_the_first_batches_are_merged_as_the_buffer_wants() -> None:
@@ -241,3 +242,8 @@ def test_impossible_streams_are_refused(options: dict[str, Any], said: str) -> N
 def test_more_runs_of_mini_than_of_core50() -> None:
     assert NICv2(run=10).name == "mini-79" and NICv2("core50", "nicv2_391", run=9).name == "NICv2-391"
     assert NICv2("core50", run=9).note == "run 9"
+
+
+def test_a_test_that_leaves_classes_out_is_refused() -> None:
+    with pytest.raises(UserError, match="test_every = 24: only 25 of 50 classes are in the tests"):
+        NICv2(test_every=24).build()
