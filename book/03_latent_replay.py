@@ -489,7 +489,8 @@ if "stores" in p.parts:
 #   averagings instead of one. Inherited from the parent program; the Caffe original does not have it.
 # - **B2** Rows of classes never seen stay as training left them, instead of 0.
 # - **B3** The class token is a fresh zero vector, frozen; the pretrained one is not loaded.
-# - **B5** Pixels are normalised as ImageNet's; Google's weights were made with .5 / .5, as far as we know (not verified), and ours were.
+# - **B5** Pixels are normalised as ImageNet's; Google's weights were made with .5 / .5, as far as we know (not verified), and
+#   ours were.
 # - **B6** The configuration says no dropout on attention; the code applies .1.
 # - **B7, B8** The running loss is divided twice; logged gradients are aggregates over all tensors up to one in the list. Ours are
 #   means over samples, and each tensor's own.
@@ -626,18 +627,18 @@ with pd.option_context("display.max_rows", None):
 #
 # - **Replay is what keeps old objects.** Latent replay ends far above naive training and within reach of the bound that sees all
 #   images at once. It is not a matter of steps: as many of them without a buffer make naive training worse.
-# - **CWR\* is worth most where there is no buffer**: alone, at a third of the steps, it goes halfway. On top of replay it
-#   smooths the curve and adds little at the end.
+# - **CWR\* helps where there is no buffer**: alone, at a third of the steps, it beats naive training clearly. On top of replay
+#   it smooths the curve, and three seeds cannot tell a gain at the end.
 # - **Freezing costs nothing here, and buys time.** With two, four or all six blocks frozen the intervals overlap, with four
 #   epochs a batch the head alone is even ahead, and a batch gets several times cheaper. Replaying images with nothing frozen is
 #   both slower and worse.
 # - **Depth is another matter**: each pair of blocks that is left out costs far more than a pair that is frozen.
-# - **A stored sample can be small.** Half and a quarter of the bytes change nothing that three seeds could show, and above the
-#   last block the class token alone gives the same accuracy for a seventeenth of the memory.
+# - **A stored sample can be small.** With half and a quarter of the bytes the curves move by less than half a point anywhere, and
+#   above the last block the class token alone gives the same accuracy for a seventeenth of the memory.
 # - **Of the released faults one matters here**: pixels normalised in another way than the weights were trained with. Duplicate
-#   ids, which all but switch off CWR\*'s averaging, do no harm to the final figure, as the reference runs also found. Classes that have
-#   not come yet were never the answer here, with zero rows or with those left over, so letting only classes seen compete changes
-#   nothing.
+#   ids, which all but switch off CWR\*'s averaging, do no harm, as the reference runs also found: with one epoch a batch they
+#   even help on the way. Classes that have not come yet were never the answer here, with zero rows or with those left over, so
+#   letting only classes seen compete changes nothing.
 # - The reference runs put things in the same order, except that for them CWR\* alone fell behind naive training. Their numbers
 #   agree with ours in part, within the generous .10; where they do not, ours are higher. Their backbone knew two thirds of its
 #   100 pretraining digits, ours nine tenths in surroundings it had never seen; whether that is the reason was not tried.

@@ -1,4 +1,4 @@
-"""What replay is for, on the small stream (7.2, item 18): seconds, fixed seeds, generous bounds."""
+"""What replay is for, on the small stream (7.2, item 18): fixed seeds, generous bounds."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +11,8 @@ from cllib.experiments import compare
 from cllib.models.latent_vit import LatentViT, macs
 from cllib.streams import merged
 
-# One block learns, one epoch a batch: over seeds 0 .. 4, latent replay lies VALUES.
-P = settings(NAME, "quick", replay_block=5, later_epochs=1)
+# The chapter's quick profile, in which the gains are .17 and .07 and the standard deviation over seeds at most .03.
+P = settings(NAME, "quick")
 
 
 @pytest.fixture(scope="module")
