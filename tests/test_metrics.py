@@ -58,7 +58,7 @@ def test_runs_are_an_axis_and_definitions_agree_where_they_must(r: np.ndarray) -
 
 
 def test_matrix_must_be_square() -> None:
-    for name in set(METRICS) - {"Acc"}:
+    for name in set(METRICS) - {"Acc", "Acc over time"}:
         with pytest.raises(ValueError, match=r"\(2, 3\)"):
             METRICS[name](np.zeros((2, 3)))
     assert METRICS["Acc"](np.array([[0.1, 0.2, 0.3], [0.3, 0.6, 0.9]])) == pytest.approx(0.6)
@@ -135,3 +135,9 @@ def test_confusion_within_categories() -> None:
         grouped(counts, 0)
     with pytest.raises(ValueError, match=r"\(2, 3\)"):
         grouped(np.zeros((2, 3)), 1)
+
+
+def test_accuracy_over_time_is_the_mean_of_all_moments() -> None:
+    r = np.array([[[0.2, 0.4], [0.6, 1.0]], [[0.0, 0.0], [0.0, 0.4]]])
+    assert np.allclose(METRICS["Acc over time"](r), [0.55, 0.1])
+    assert METRICS["Acc over time"](np.ones((3, 1))) == 1.0
