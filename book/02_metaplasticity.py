@@ -704,8 +704,7 @@ for table in published["tables"]:
 
 # %% tags=["full-width"]
 measured = results.load(results.MEASURED / chapter)
-dates = sorted({(r.experiment, r.stream, r.n, r.date, r.device) for r in measured})
-pd.DataFrame(dates, columns=["measured beforehand", "stream", "n", "date", "on"])
+results.beforehand(measured)
 
 # %% [markdown]
 # (own2)=

@@ -120,12 +120,13 @@ class Portions(Batches):
     ) -> None:
         super().__init__(stream, seed, batch_size, epochs, iterations)
         self.later_epochs, self.legacy = later_epochs, legacy
-        self.held = held if legacy else min(held, padded(len(stream.experiences[0]), batch_size))
+        first = padded(len(stream.experiences[0]), batch_size)
+        self.held = held if legacy else min(held, first)
         self.portions = [self.portion(e) for e in range(len(stream.experiences))]
         longest = max(part.steps for part in self.portions)
         if held and iterations is not None:
             whole("iterations", iterations, longest)  # a whole epoch, or the buffer would not get what is meant for it
-        self._warn(held, padded(len(stream.experiences[0]), batch_size))
+        self._warn(held, first)
 
     def portion(self, e: int) -> Portion:
         """The split of experience e."""

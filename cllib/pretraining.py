@@ -20,8 +20,9 @@ from tqdm import tqdm
 from cllib.datasets import mini_core
 from cllib.datasets.files import writable_folder, write_atomic
 from cllib.errors import one_of, whole, within
-from cllib.models.latent_vit import BACKBONES, DATA, RANDOM, Cut, LatentViT
+from cllib.models.latent_vit import BACKBONES, RANDOM, Cut, LatentViT
 from cllib.models.networks import logits_of
+from cllib.models.weights import DATA
 from cllib.randomness import generator, seeded
 
 OWN = tuple(name for name, size in BACKBONES.items() if size.pretrained is None)

@@ -369,6 +369,12 @@ def curves_table(made: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["label", "stream", "seed", "step", "task", "accuracy"])
 
 
+def beforehand(made: Sequence[Record]) -> pd.DataFrame:
+    """What was run before, where and when: a row an experiment, a stream, a number of seeds, a day."""
+    rows = sorted({(r.experiment, r.stream, r.n, r.date, r.device) for r in made})
+    return pd.DataFrame(rows, columns=["measured beforehand", "stream", "n", "date", "on"])
+
+
 def short(number: float) -> str:
     """.731 for 0.731, 340 for 340.0; n/a for what one seed cannot give."""
     if not np.isfinite(number):

@@ -14,6 +14,7 @@ from cllib.randomness import seeded
 from cllib.recipes import Recipe
 from cllib.streams.base import Stream
 from cllib.streams.latent import one_at_a_time
+from cllib.threads import one_thread
 
 FROZEN, ASSEMBLY, LEARNING, ROWS, BUFFER = STAGES = (
     *("frozen forward", "mini-batch assembly", "forward, backward, step"),
@@ -68,8 +69,8 @@ def time_batches(
 ) -> list[dict[str, float]]:
     """Seconds that each of `count` experiences takes to learn, by stage (`STAGES`), and its "steps" and "new" samples.
 
-    recipe: of `LatentReplay`; stream: images. The first experience, which fills the buffer, and `warm_up` more come
-    before them, untimed. As many as there are of a shorter stream; UserError if there are none.
+    recipe: of `LatentReplay`; stream: images. On a CPU, one thread works. The first experience, which fills the buffer,
+    and `warm_up` more come before them, untimed. As many as there are of a shorter stream; UserError if there are none.
     """
     raw = stream.to(device)
     front = recipe.network.front(raw.shape) if hasattr(recipe.network, "front") else None
@@ -79,7 +80,7 @@ def time_batches(
     if last <= 1 + warm_up:
         raise UserError(f"warm_up = {warm_up}: nothing is left to be timed of {last} experiences")
     made = []
-    with seeded(0, "noise"):
+    with one_thread(), seeded(0, "noise"):
         for e in range(last):
             watch = Stopwatch(clock, device)
             with watch.stage(FROZEN):

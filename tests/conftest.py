@@ -1,11 +1,13 @@
 """What every test starts from."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cllib.experiments import compare
 from cllib.results import Record
+from cllib.threads import one_thread as single
 from samples import LP, MH, WHOLE
 
 
@@ -21,6 +23,13 @@ def own_artifacts(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("artifacts")
     monkeypatch.setenv("CLLIB_ARTIFACTS", str(folder))
     return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, for tests that compare bits or train small networks."""
+    with single():
+        yield
 
 
 @pytest.fixture(scope="session")

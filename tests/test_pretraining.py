@@ -13,20 +13,16 @@ from cllib import pretraining
 from cllib.datasets import mini_core
 from cllib.datasets.files import hash_arrays
 from cllib.errors import UserError
-from cllib.models.latent_vit import DATA, RANDOM, LatentViT, own_weights
+from cllib.models.latent_vit import RANDOM, LatentViT, own_weights
 from cllib.models.networks import logits_of
+from cllib.models.weights import DATA
 from cllib.pretraining import CLASSES, OWN, Pretraining, make, named, pictures, pretrain
 from cllib.randomness import seeded
 
 FEW = Pretraining(epochs=2, plain=1, pictures=12, batch_size=5)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -38,3 +38,11 @@ class Chapter:
         if self.device == "auto":
             return "cuda" if torch.cuda.is_available() else "cpu"
         return self.device
+
+
+def check_sharing(parts: tuple[str, ...], allowed: tuple[str, ...], workers: int | None) -> None:
+    """Raise UserError for a part that a chapter does not have, or no processes to share its runs."""
+    for name in parts:
+        one_of("parts", name, allowed)
+    if workers is not None:
+        whole("workers", workers, 1)

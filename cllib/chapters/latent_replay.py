@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from cllib.attention import HEADS, NORMALIZE
-from cllib.chapters.common import Chapter
+from cllib.chapters.common import Chapter, check_sharing
 from cllib.datasets import core50, mini_core
 from cllib.errors import UserError, flag, one_of, whole, within
 from cllib.feeds import padded, portion
 from cllib.learners.latent_replay import LatentReplaySettings
+from cllib.memory import DTYPES as STORED
 from cllib.models.latent_vit import BACKBONES, OWN, PRETRAINED, RANDOM, LatentViT
 from cllib.recipes import Recipe
 from cllib.streams.base import Stream
-from cllib.streams.nicv2 import PER_BATCH, NICv2, prep
+from cllib.streams.nicv2 import NICv2, prep
 
 NAME = "03_latent_replay"
-DTYPES = ("float32", "float16", "int8")
-BATCHES = {"nicv2_79": 79, "nicv2_196": 196, "nicv2_391": 391}
+DTYPES = tuple(dtype for dtype in STORED if dtype != "pixels")  # of latents
 PARTS = ("main", "map", "stores", "released", "speed", "look")
 
 
@@ -79,10 +79,7 @@ class LatentReplayChapter(Chapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.parts:
-            one_of("parts", name, PARTS)
-        if self.workers is not None:
-            whole("workers", self.workers, 1)
+        check_sharing(self.parts, PARTS, self.workers)
         for name in ("other_seeds", "light_epochs", "cumulative_epochs", "timed", "epochs", "later_epochs"):
             whole(name, getattr(self, name), 1)
         one_of("heads", self.heads, HEADS)
@@ -113,17 +110,13 @@ class LatentReplayChapter(Chapter):
         """Raise UserError for mini-batches that could not be filled, or more batches in the first than there are."""
         for name in ("batch_size", "buffer_size"):
             whole(name, getattr(self, name), name == "batch_size")
-        self.stream_config()
-        films, count = PER_BATCH[self.variant], BATCHES[self.variant]
-        mini = self.data == "mini"
-        first = 10 * self.first_frames if mini else 2999
-        if prep(self.buffer_size) >= count:
-            raise UserError(f"buffer_size = {self.buffer_size}: more than all {count} batches would be its first one")
-        held = (
-            min(self.buffer_size, padded(first, self.batch_size)) if self.schedule == "shuffled" else self.buffer_size
-        )
-        for each in {self.frames} if mini else {293, 300}:
-            portion(films * each, held, self.batch_size)
+        config = self.stream_config()
+        if prep(self.buffer_size) >= config.batches:
+            raise UserError(f"buffer_size = {self.buffer_size}: no more than {config.batches} batches can be the first")
+        first, later = config.sizes
+        full = padded(first, self.batch_size) if self.schedule == "shuffled" else self.buffer_size
+        for samples in later:
+            portion(samples, min(self.buffer_size, full), self.batch_size)
 
     # --- the experiment ---
 

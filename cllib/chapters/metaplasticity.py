@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cllib.chapters.common import Chapter
+from cllib.chapters.common import Chapter, check_sharing
 from cllib.datasets import tiny_imagenet
 from cllib.datasets.files import cache_folder
 from cllib.errors import UserError, flag, one_of, whole, within
@@ -128,10 +128,7 @@ class MetaplasticityChapter(Chapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.parts:
-            one_of("parts", name, PARTS)
-        if self.workers is not None:
-            whole("workers", self.workers, 1)
+        check_sharing(self.parts, PARTS, self.workers)
         for name in ("epochs", "other_seeds", "stream_epochs", "vit_epochs", "flips"):
             whole(name, getattr(self, name), 1)
         for count in self.stream_parts:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+EACH = 5  # objects in a category
+TRAIN, TEST = (1, 2, 4, 5, 6, 8, 9, 11), (3, 7, 10)  # sessions of CORe50, and of what is made after it
+
 
 @dataclass(frozen=True)
 class Clip:

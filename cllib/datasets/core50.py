@@ -20,14 +20,14 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from cllib.datasets.clips import Clip, Clips
+from cllib.datasets.clips import EACH, TEST, TRAIN, Clip, Clips
 from cllib.datasets.files import set_aside, verify, writable_folder
 from cllib.datasets.pickles import unpickle
 from cllib.errors import UserError, one_of, whole
 
-SIDE, RUNS, EACH = 128, 10, 5  # pixels, official runs of a variant, objects in a category
+SIDE, RUNS = 128, 10  # pixels, official runs of a variant
+FIRST, FRAMES = 2999, (293, 300)  # images in the first batch; fewest and most in a film
 VARIANTS = ("nicv2_79", "nicv2_196", "nicv2_391")
-TRAIN, TEST = (1, 2, 4, 5, 6, 8, 9, 11), (3, 7, 10)
 CATEGORIES = (
     *("plug adapter", "mobile phone", "scissor", "light bulb", "can"),
     *("glass", "ball", "marker", "cup", "remote"),

@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cllib.datasets import digits
-from cllib.datasets.clips import Clip, Clips
+from cllib.datasets.clips import EACH, TEST, TRAIN, Clip, Clips
 from cllib.errors import whole
 from cllib.randomness import generator
 
 SIDE = 32  # pixels
-EACH, OTHERS = 5, 10  # samples of each digit that are objects, and that are only pretrained on
+OTHERS = 10  # samples of each digit that are only pretrained on
 CATEGORIES = tuple("0123456789")
 NAMES = tuple(digit + sample for digit in CATEGORIES for sample in "abcde")
-SESSIONS, TRAIN, TEST = tuple(range(1, 12)), (1, 2, 4, 5, 6, 8, 9, 11), (3, 7, 10)
+SESSIONS = tuple(sorted(TRAIN + TEST))
 
 
 def load(frames: int = 12, first_frames: int = 12, seed: int = 0) -> Clips:

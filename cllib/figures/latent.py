@@ -43,7 +43,12 @@ def along(records: Sequence[Record], ceiling: Sequence[float]) -> Figure:
             continue
         ax.plot(batches, bands[:, 0], color=colour, linewidth=1.4, label=f"{record.label} (n = {record.n})")
         ax.fill_between(batches, bands[:, 0] - half, bands[:, 0] + half, color=colour, alpha=0.18, linewidth=0)
-    ax.set(xlabel="batches learned", ylabel="accuracy on all 50 classes", ylim=(0, 1.02), xlim=(1, len(ceiling)))
+    ax.set(
+        xlabel="batches learned",
+        ylabel=f"accuracy on all {len(records[0].confusion[0])} classes",
+        ylim=(0, 1.02),
+        xlim=(1, len(ceiling)),
+    )
     figure.legend(loc="outside lower center", fontsize="small", ncols=3)
     return figure
 

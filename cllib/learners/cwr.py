@@ -60,16 +60,21 @@ class Rows:
         """The kept rows of some classes, `[C]` bool; all others 0."""
         self.write(torch.where(own[:, None], self.kept, 0))
 
-    def settled(self, times: Tensor | None = None) -> Tensor:
-        """The rows that would be kept if the experience ended now (`consolidate`)."""
-        return consolidate(self.kept, self.read(), self.past, self.now, times)
+    def settled(self, times: Tensor | None = None, left: bool = False) -> Tensor:
+        """The rows that would be kept if the experience ended now (`consolidate`).
 
-    def finish(self, times: Tensor | None = None, unseen: bool = False) -> None:
-        """Keep them, and write all that are kept into the layer. unseen: leave the rows of classes never seen there."""
-        self.kept = self.settled(times)
+        left: those of classes never seen as they are in the layer, not 0.
+        """
+        rows = consolidate(self.kept, self.read(), self.past, self.now, times)
+        never = (self.past + self.now == 0)[:, None]
+        return torch.where(never, self.read(), rows) if left else rows
+
+    def finish(self, times: Tensor | None = None, left: bool = False) -> None:
+        """Keep them, and write them into the layer."""
+        shown, self.kept = self.settled(times, left), self.settled(times)
+        self.write(shown)
         self.past += self.now
         self.now.zero_()
-        self.write(torch.where((self.past > 0)[:, None], self.kept, self.read()) if unseen else self.kept)
 
     def read(self) -> Tensor:
         """The layer's weights and bias, `[C, d (+ 1)]`."""

@@ -5,7 +5,6 @@ samples themselves.
 """
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,8 @@ from torch import Tensor
 from cllib.errors import flag, one_of, whole, within
 from cllib.feeds import Batches, Portion, Portions, padded, portion
 from cllib.learners.cwr import Rows, counted
-from cllib.learners.ewc import add_pull
 from cllib.learners.naive import Losses, Naive
+from cllib.learners.si import PathPenalty
 from cllib.memory import DTYPES, LatentBuffer, quota
 from cllib.models.networks import classifier
 from cllib.randomness import generator
@@ -84,7 +83,7 @@ class LatentReplay(Naive):
         self.step = self.learned = 0  # steps in this experience; experiences
         self.part = Portion(self.batch_size, 0, 1)
         self.right = torch.empty(0)  # of the last mini-batch, replayed ones included
-        self.penalty = PathPenalty(self._body()) if settings.strength else None
+        self.penalty = PathPenalty(self._body(), DAMPING, (0, STIFFEST)) if settings.strength else None
 
     @classmethod
     def feed(
@@ -139,7 +138,7 @@ class LatentReplay(Naive):
 
     def finish(self, experience: Experience) -> None:
         if self.settings.cwr:
-            self.rows.finish(None if self.settings.unique_classes else self.times, self.settings.unseen == "left")
+            self.rows.finish(*self._averaging())
         self._replace()
         if self.penalty is not None:
             self.penalty.finish(self._body())
@@ -150,10 +149,7 @@ class LatentReplay(Naive):
         if not self.settings.cwr:
             return super().predict(x)
         rows = self.rows.read()
-        if self.rows.now.device.type == "meta" or bool(self.rows.now.any()):
-            settled = self.rows.settled(None if self.settings.unique_classes else self.times)
-            unseen = (self.rows.past + self.rows.now == 0)[:, None]
-            self.rows.write(torch.where(unseen, rows, settled) if self.settings.unseen == "left" else settled)
+        self.rows.write(self.rows.settled(*self._averaging()))
         logits = super().predict(x)
         self.rows.write(rows)
         return logits
@@ -163,6 +159,10 @@ class LatentReplay(Naive):
         return torch.bincount(self._stored_labels(), minlength=classes)
 
     # --- the parts of it ---
+
+    def _averaging(self) -> tuple[Tensor | None, bool]:
+        """How rows are averaged: visits a class, None for one; whether rows of classes never seen are left."""
+        return None if self.settings.unique_classes else self.times, self.settings.unseen == "left"
 
     def _portion(self, samples: int) -> Portion:
         """How the mini-batches of an experience are made up."""
@@ -236,51 +236,3 @@ class LatentReplay(Naive):
             getattr(self, name).load_state_dict(state[name])
         if self.penalty is not None:
             self.penalty.load_state_dict(state["penalty"])
-
-
-class PathPenalty:
-    """AR1's synaptic intelligence: (lambda / 2) sum F (theta - theta*)^2 over the parameters it is shown.
-
-    Along the steps T += g (theta_new - theta_old), g with the penalty in it; after an experience
-    S += T / ((theta_end - theta_start)^2 + 1e-7), F = -S held within [0, 1e-3], theta* = theta_end.
-    """
-
-    NAMES = ("path", "total", "importance", "anchor")
-
-    def __init__(self, parameters: list[torch.nn.Parameter]) -> None:
-        self.path = [torch.zeros_like(p) for p in parameters]  # T
-        self.total = [torch.zeros_like(p) for p in parameters]  # S
-        self.importance = [torch.zeros_like(p) for p in parameters]  # F
-        self.anchor = [p.detach().clone() for p in parameters]  # theta*
-        self.before: list[Tensor] = []
-        self.gradients: list[Tensor] = []
-
-    def correct(self, parameters: list[torch.nn.Parameter], strength: float) -> None:
-        """Add the penalty's gradient to that of the loss."""
-        add_pull(parameters, [p.detach() for p in parameters], self.importance, self.anchor, strength)
-        self.before = [p.detach().clone() for p in parameters]
-        self.gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
-
-    def follow(self, parameters: list[torch.nn.Parameter]) -> None:
-        """Add this step to the path."""
-        for path, p, old, g in zip(self.path, parameters, self.before, self.gradients, strict=True):
-            path += g * (p.detach() - old)
-        self.before, self.gradients = [], []
-
-    def finish(self, parameters: list[torch.nn.Parameter]) -> None:
-        """At the end of an experience. Its start is where the last one ended."""
-        for k, p in enumerate(parameters):
-            self.total[k] += self.path[k] / ((p.detach() - self.anchor[k]).square() + DAMPING)
-            self.importance[k] = (-self.total[k]).clamp(0, STIFFEST)
-            self.anchor[k] = p.detach().clone()
-            self.path[k] = torch.zeros_like(self.path[k])
-
-    def parts(self) -> list[Tensor]:
-        return [t for name in self.NAMES for t in getattr(self, name)]
-
-    def state_dict(self) -> dict[str, Any]:
-        return deepcopy({name: getattr(self, name) for name in self.NAMES})
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name in self.NAMES:
-            setattr(self, name, deepcopy(state[name]))

@@ -108,3 +108,67 @@ class SI(Naive):
         super().load_state_dict(state)
         for name in (*KEPT, "learned"):
             setattr(self, name, deepcopy(state[name]))
+
+
+class PathPenalty:
+    """Synaptic intelligence over the parameters it is shown, importances bounded as it is told: AR1's and BI-R's.
+
+    Along the steps T += g (theta_new - theta_old), g with the penalty in it; after an experience
+    S += T / ((theta_end - theta_start)^2 + damping), F = -S held within bounds, theta* = theta_end. The penalty's
+    gradient is strength * F (theta - theta*).
+
+    Args:
+        parameters: as they are before the first step.
+        damping: xi; bounds: lowest and highest F (None: unbounded).
+    """
+
+    NAMES = ("path", "total", "anchor")
+
+    def __init__(
+        self, parameters: list[nn.Parameter], damping: float, bounds: tuple[float | None, float | None]
+    ) -> None:
+        self.damping, self.bounds = damping, bounds
+        self.path = [torch.zeros_like(p) for p in parameters]  # T
+        self.total = [torch.zeros_like(p) for p in parameters]  # S
+        self.anchor = [p.detach().clone() for p in parameters]  # theta*
+        self.importance = self._importance()
+        self.learned = False  # any experience: before, all importances are 0
+        self.before: list[Tensor] = []
+        self.gradients: list[Tensor] = []
+
+    def _importance(self) -> list[Tensor]:
+        """F."""
+        low, high = self.bounds
+        return [-total if low is None and high is None else (-total).clamp(low, high) for total in self.total]
+
+    def correct(self, parameters: list[nn.Parameter], strength: float) -> None:
+        """Add the penalty's gradient to that of the loss."""
+        if self.learned:
+            add_pull(parameters, [p.detach() for p in parameters], self.importance, self.anchor, strength)
+        self.before = [p.detach().clone() for p in parameters]
+        self.gradients = gradients(parameters)
+
+    def follow(self, parameters: list[nn.Parameter]) -> None:
+        """Add this step to the path."""
+        moved = torch._foreach_sub([p.detach() for p in parameters], self.before)
+        torch._foreach_addcmul_(self.path, self.gradients, moved)
+        self.before, self.gradients = [], []
+
+    def finish(self, parameters: list[nn.Parameter]) -> None:
+        """At the end of an experience. Its start is where the last one ended."""
+        for k, p in enumerate(parameters):
+            self.total[k] += self.path[k] / ((p.detach() - self.anchor[k]).square() + self.damping)
+            self.anchor[k] = p.detach().clone()
+            self.path[k] = torch.zeros_like(self.path[k])
+        self.importance, self.learned = self._importance(), True
+
+    def parts(self) -> list[Tensor]:
+        return [t for name in (*self.NAMES, "importance") for t in getattr(self, name)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return deepcopy({name: getattr(self, name) for name in (*self.NAMES, "learned")})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name in (*self.NAMES, "learned"):
+            setattr(self, name, deepcopy(state[name]))
+        self.importance = self._importance()

@@ -8,6 +8,7 @@ for two source edits and a parameter's name instead; `LatentViT.released` gives 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from torch import Tensor, nn
 
 from cllib.datasets.files import hash_arrays
 from cllib.errors import UserError, one_of, whole, within
+from cllib.models.weights import DATA, stored
 from cllib.randomness import seeded
 
 MEANS = {"half": ((0.5,) * 3, (0.5,) * 3), "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 STORES, CLASS_TOKENS = ("tokens", "cls"), ("pretrained", "zero")
 OWN, PRETRAINED, RANDOM = "own", "pretrained", "random"
-DATA = Path(__file__).resolve().parents[2] / "data"
 
 
 @dataclass(frozen=True)
@@ -357,17 +358,6 @@ def own_weights(backbone: str) -> dict[str, Tensor]:
     return fitting(stored(path), BACKBONES[backbone], str(path))
 
 
-def stored(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises UserError naming it if it cannot be read."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"weights = {str(path)!r}: cannot be read ({error})") from error
-
-
 def fitting(state: dict[str, Tensor], size: Size, where: str) -> dict[str, Tensor]:
     """The weights, if they are those of a backbone of this size; UserError names the first that is not."""
     d, wide = size.dim, size.mlp
@@ -425,7 +415,7 @@ class Part:
 
     @property
     def count(self) -> int:
-        return int(torch.tensor(self.shape).prod())
+        return prod(self.shape)
 
 
 def structure(config: LatentViT, classes: int) -> list[Part]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cllib.datasets import core50, mini_core
-from cllib.datasets.clips import Clip, Clips
+from cllib.datasets.clips import EACH, TRAIN, Clip, Clips
 from cllib.datasets.files import cache_folder
 from cllib.errors import UserError, one_of, whole
 from cllib.randomness import generator
@@ -163,6 +163,20 @@ class NICv2:
         """What the name does not say, as far as it is not the default."""
         values = {name: getattr(self, name) for name in ("run", "frames", "first_frames", "test_every", "image_size")}
         return ", ".join(f"{name} {value}" for name, value in values.items() if value != getattr(NICv2, name))
+
+    @property
+    def sizes(self) -> tuple[int, list[int]]:
+        """Images in the first batch, and the fewest and most in a later one, before anything is loaded."""
+        films = PER_BATCH[self.variant]
+        if self.data == "core50":
+            return core50.FIRST, [films * frames for frames in core50.FRAMES]
+        return len(mini_core.CATEGORIES) * self.first_frames, [films * self.frames]
+
+    @property
+    def batches(self) -> int:
+        """How many there are."""
+        films = len(TRAIN) * EACH * len(mini_core.CATEGORIES)
+        return 1 + (films - len(mini_core.CATEGORIES)) // PER_BATCH[self.variant]
 
     def build(self) -> Stream:
         """Load or draw the data, and make the stream. Raises UserError for data that cannot be had."""

@@ -20,7 +20,8 @@ from cllib.errors import UserError
 from cllib.experiments import compare
 from cllib.feeds import Portion, portion
 from cllib.learners.cwr import Rows, consolidate, counted
-from cllib.learners.latent_replay import DAMPING, STIFFEST, LatentReplaySettings, PathPenalty
+from cllib.learners.latent_replay import DAMPING, STIFFEST, LatentReplaySettings
+from cllib.learners.si import PathPenalty
 from cllib.models.latent_vit import LatentViT
 from cllib.models.networks import MLP
 from cllib.randomness import generator, seeded
@@ -34,12 +35,7 @@ STILL: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0}
 CLASSES = 6
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- a stream whose samples say who they are: [number, label, noise ...] ---
@@ -475,7 +471,7 @@ def test_9_b2_rows_of_classes_never_seen_are_zero_or_left(left: bool) -> None:
     layer = nn.Linear(3, 4, bias=False)
     rows, trained = Rows(layer), layer.weight.detach().clone()
     rows.now = torch.tensor([2.0, 0, 1, 0])
-    rows.finish(unseen=left)
+    rows.finish(left=left)
     own = [0, 2]
     assert torch.equal(layer.weight[own], rows.kept[own]) and rows.past.tolist() == [2, 0, 1, 0] and not rows.now.any()
     assert torch.equal(layer.weight[[1, 3]], trained[[1, 3]]) if left else not layer.weight[[1, 3]].any()
@@ -651,7 +647,7 @@ def test_b11_momentum_of_the_head_is_forgotten_on_request(reset: bool) -> None:
 def test_1_6_the_penalty_is_that_of_the_equations() -> None:
     """One parameter, steps by hand: T += g (new - old); S += T / (moved^2 + 1e-7); F = min(-S, 1e-3), not below 0."""
     p = nn.Parameter(torch.tensor([1.0, -2.0, 0.5, 0.0]))
-    penalty, strength = PathPenalty([p]), 3.0
+    penalty, strength = PathPenalty([p], DAMPING, (0, STIFFEST)), 3.0
     anchor, total, importance = p.detach().clone(), torch.zeros(4), torch.zeros(4)
     for e in range(3):
         start, path = p.detach().clone(), torch.zeros(4)

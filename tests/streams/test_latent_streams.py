@@ -134,12 +134,7 @@ def test_rebuilding_keeps_the_order() -> None:
 # --- in a run ---
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def recipe(replay_block: int | None = 4, **changes: Any) -> Recipe:
