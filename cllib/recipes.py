@@ -17,8 +17,10 @@ from cllib.learners import LEARNERS
 from cllib.learners.naive import Naive
 from cllib.learners.taskwise import Taskwise
 from cllib.models.binary import SCOPES, BinaryCNN, BinaryMLP
+from cllib.models.conv_front import ConvMLP
 from cllib.models.latent_vit import LatentViT
 from cllib.models.networks import CNN, MLP
+from cllib.models.replay_vae import ReplayVAE
 from cllib.models.vit import ViT
 from cllib.options import build, convert
 from cllib.randomness import seeded
@@ -69,6 +71,8 @@ NETWORKS: dict[str, Any] = {
     "bcnn": BinaryCNN,
     "vit": ViT,
     "latent_vit": LatentViT,
+    "conv_mlp": ConvMLP,
+    "replay_vae": ReplayVAE,
 }
 BORDER: dict[str, type[Taskwise]] = Registry({"taskwise": Taskwise})
 

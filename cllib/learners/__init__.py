@@ -10,6 +10,7 @@ from cllib.learners.der import DER, DERPlus
 from cllib.learners.er import ER
 from cllib.learners.ewc import EWC
 from cllib.learners.gdumb import GDumb
+from cllib.learners.generative_replay import GenerativeReplay
 from cllib.learners.joint import Joint
 from cllib.learners.latent_replay import LatentReplay
 from cllib.learners.lwf import LwF
@@ -32,5 +33,6 @@ LEARNERS: dict[str, type[Naive]] = Registry(
         "lwf": LwF,
         "cwr*": CWR,
         "latent": LatentReplay,
+        "generative": GenerativeReplay,
     }
 )

@@ -61,7 +61,9 @@ class CNN:
 
 
 def classifier(network: nn.Module) -> nn.Linear:
-    """The last linear layer. Raises UserError if the network has none."""
+    """The layer that a network calls so, or its last linear one. Raises UserError if there is none."""
+    if isinstance(getattr(network, "classifier", None), nn.Linear):
+        return network.classifier  # type: ignore[return-value]
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise UserError(f"network = {type(network).__name__}: has no linear layer that could be its classifier")
