@@ -89,3 +89,22 @@ def subset(data: Labelled, train: int | None = None, test: int | None = None) ->
         test_x=data.test_x[keep_test],
         test_y=data.test_y[keep_test],
     )
+
+
+def resplit(data: Labelled, every: int) -> Labelled:
+    """All samples, training ones first, of which every so many-th is a test sample, the first one too."""
+    whole("every", every, 2, len(data.train_y) + len(data.test_y))
+    x, y = torch.cat([data.train_x, data.test_x]), torch.cat([data.train_y, data.test_y])
+    test = torch.arange(len(y)) % every == 0
+    return replace(data, train_x=x[~test], train_y=y[~test], test_x=x[test], test_y=y[test])
+
+
+def padded(data: Labelled, pixels: int) -> Labelled:
+    """All images with so many black pixels on every side."""
+    whole("pixels", pixels, 0)
+    return replace(data, train_x=F.pad(data.train_x, [pixels] * 4), test_x=F.pad(data.test_x, [pixels] * 4))
+
+
+def coloured(data: Labelled) -> Labelled:
+    """Grey images as three equal channels."""
+    return replace(data, train_x=data.train_x.expand(-1, 3, -1, -1), test_x=data.test_x.expand(-1, 3, -1, -1))

@@ -1,6 +1,7 @@
 """Plain training, which forgets: the lower bound, and what every other learner of networks is made from."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -40,12 +41,14 @@ class Naive:
         joint: whether batches are drawn from all experiences so far.
         waits: whether a step needs values on the CPU, so that a GPU is waited for.
         losses: the parts of the last step's loss.
+        halved: multiply matrices in bfloat16 while learning; weights and tests stay in float32.
     """
 
     Settings: ClassVar[type] = Nothing
     off: ClassVar[Mapping[str, Any] | None] = None
     joint: ClassVar[bool] = False
     waits: ClassVar[bool] = False
+    halved = False
 
     def __init__(
         self,
@@ -77,9 +80,10 @@ class Naive:
         if not self.network.training:
             self.network.train()
         self.optimiser.zero_grad()
-        logits, losses = self.objective(x, y)
+        with torch.autocast(x.device.type, torch.bfloat16) if self.halved else nullcontext():
+            logits, losses = self.objective(x, y)
         torch.stack(tuple(losses.values())).sum().backward()
-        logits = logits.detach()
+        logits = logits.detach().to(x.dtype)
         self.correct()
         self.optimiser.step()
         self.remember(x, y, logits)

@@ -31,7 +31,8 @@ def log_normal(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
 def log_modes(z: Tensor, means: Tensor, logvars: Tensor) -> Tensor:
     """The same of every z under every mode: z `[B, d]`, means and logvars `[M, d]` to `[B, M]`, as matrix products."""
     precision = (-logvars).exp()
-    square = z.square() @ precision.T - 2 * z @ (means * precision).T  # [B, M]
+    with torch.autocast(z.device.type, enabled=False):  # differences of large numbers
+        square = z.square() @ precision.T - 2 * z @ (means * precision).T  # [B, M]
     return -0.5 * (square + (logvars + means.square() * precision).sum(-1))
 
 
@@ -115,7 +116,7 @@ class VAE(nn.Module):
     def look(self, x: Tensor) -> Seen:
         """Encode samples `[B, *shape]`, new or replayed."""
         h = self.hidden(x)
-        return Seen(h, self.classifier(h), self.mu(h), self.logvar(h))
+        return Seen(*(part.float() for part in (h, self.classifier(h), self.mu(h), self.logvar(h))))
 
     def hidden(self, x: Tensor) -> Tensor:
         """h2, `[B, H]`."""
@@ -146,7 +147,7 @@ class VAE(nn.Module):
         a = self.dec1(z)
         g = torch.relu(a if gates is None else gates[0] * a)
         a = self.dec2(g)
-        x: Tensor = self.out(torch.relu(a if gates is None else gates[1] * a))
+        x: Tensor = self.out(torch.relu(a if gates is None else gates[1] * a)).float()
         return x.view(-1, *self.shape) if self.deconvolutions is None else self.deconvolutions(x)
 
     def shown(self, out: Tensor) -> Tensor:
