@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from cllib.checkpoints import Keeper, State, digest, read, write
 from cllib.datasets.labelled import Labelled
 from cllib.errors import UserError
+from cllib.exaggeration import Exaggeration
 from cllib.experiments import Config, Program
 from cllib.feeds import Batches
 from cllib.learners import LEARNERS
@@ -33,6 +34,7 @@ from cllib.models.classic import ClassicConfig
 from cllib.models.memory_head import MemoryHeadConfig
 from cllib.models.networks import MLP, classifier, logits_of
 from cllib.models.norms import transductive
+from cllib.models.replay_vae import ReplayVAE
 from cllib.recipes import Recipe
 from cllib.streams.base import Stream, flattened, inputs
 from cllib.streams.scenarios import sequence, split
@@ -98,6 +100,7 @@ def candidates() -> dict[str, Config]:
         settings = kind.Settings(**{k: v for k, v in small.items() if k in own})
         made[name] = Recipe(name, settings, Noisy(), momentum=0.9, step_size=0.02, batch_size=5, epochs=2)
     made |= metaplastic_candidates()
+    made |= brain_inspired_candidates()
     switched: dict[str, Any] = {"schedule": "legacy", "unique_classes": False, "unseen": "left", "reset_head": True}
     numbers: dict[str, Any] = {"dtype": "int8", "strength": 0.5, "later_epochs": 3, "later_step_size": 0.01}
     settings = LEARNERS["latent"].Settings(buffer_size=10, **switched, **numbers)
@@ -126,6 +129,20 @@ def metaplastic_candidates() -> dict[str, Config]:
         settings = LEARNERS[name].Settings(values="signs", **({"fisher_samples": 8} if name == "ewc" else {}))
         made[f"{name} signs"] = Recipe(name, settings, network, **adam)
     return made
+
+
+def brain_inspired_candidates() -> dict[str, Config]:
+    """Networks that dream for themselves, with everything that holds them and keeps their classes apart."""
+    everything: dict[str, Any] = {"repulsion": 0.1, "recon_repulsion": 0.01, "recon_attraction": 0.01}
+    exaggerate = Exaggeration(**everything, contrastive=0.01, divergence="true js", factor=20.0)
+    settings = LEARNERS["generative"].Settings(replay_size=4, si=0.5, exaggerate=exaggerate)
+    network = ReplayVAE(hidden=12, latent=3, gates=0.5, modes=2)
+    told: dict[str, Any] = {"optimizer": "adam", "step_size": 0.02, "batch_size": 5, "epochs": 2}
+    by_task = LEARNERS["generative"].Settings(distill=False)
+    return {
+        "brain-inspired": Recipe("generative", settings, network, **told),
+        "brain-inspired by task": Recipe("generative", by_task, replace(network, tasks=3, prior="standard"), **told),
+    }
 
 
 class Stopped(Exception):

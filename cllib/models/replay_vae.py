@@ -31,7 +31,7 @@ def log_normal(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
 def log_modes(z: Tensor, means: Tensor, logvars: Tensor) -> Tensor:
     """The same of every z under every mode: z `[B, d]`, means and logvars `[M, d]` to `[B, M]`, as matrix products."""
     precision = (-logvars).exp()
-    with torch.autocast(z.device.type, enabled=False):  # differences of large numbers
+    with torch.autocast("cuda" if z.is_cuda else "cpu", enabled=False):  # differences of large numbers
         square = z.square() @ precision.T - 2 * z @ (means * precision).T  # [B, M]
     return -0.5 * (square + (logvars + means.square() * precision).sum(-1))
 
