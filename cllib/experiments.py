@@ -234,6 +234,27 @@ def compare(
     return pooled
 
 
+def compare_orders(
+    experiment: str,
+    streams: Mapping[int, Stream],
+    learners: Mapping[str, Config],
+    where: Path | None = None,
+    **options: Any,
+) -> list[Record]:
+    """`compare` with a stream a seed, such as one with classes in an order drawn from it: still one record a learner.
+
+    Seeds that share a stream run in one go.
+    """
+    groups: dict[int, list[int]] = {}
+    for seed, stream in streams.items():
+        groups.setdefault(id(stream), []).append(seed)
+    made = [compare(experiment, streams[seeds[0]], learners, seeds, **options) for seeds in groups.values()]
+    joined = results.across([record for group in made for record in group])
+    if where is not None:
+        results.save(joined, where)
+    return joined
+
+
 def shared(
     asked: Sequence[Program],
     stream: Stream,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
@@ -128,6 +129,19 @@ def pooled(made: Sequence[Record]) -> list[Record]:
         same["norms"] = sorted(record.norms)
         groups.setdefault(json.dumps(same, sort_keys=True), []).append(record)
     return [group[0] if len(group) == 1 else _pool(group) for group in groups.values()]
+
+
+def across(made: Sequence[Record]) -> list[Record]:
+    """The same for records that differ in their stream's data as well, of which one hash then stands for all."""
+    if len({record.data for record in made}) == 1:
+        return pooled(made)
+    every = hashlib.sha256(" ".join(sorted({record.data for record in made})).encode()).hexdigest()[:16]
+    return pooled([replace(record, data=every, note=_unordered(record.note)) for record in made])
+
+
+def _unordered(note: str) -> str:
+    """A stream's note with any class order for the one that it has."""
+    return re.sub(r"class order \d+", "class order drawn from each seed", note)
 
 
 def one_by_one(record: Record) -> Iterator[Record]:

@@ -1,6 +1,7 @@
 """Looking on while a learner learns: what is called after every step (`watch`) or at every point of a curve (`log`)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,25 @@ class Snapshots:
             else:
                 own = learner.head.banks
                 self.keys[t] = bank.keys[:own].flatten(0, 1).cpu().numpy().copy()
+
+
+class Copies:
+    """A `watch` that keeps the network as it was after given steps.
+
+    Args:
+        at: steps since the start.
+
+    Attributes:
+        networks: in evaluation mode, by step.
+    """
+
+    def __init__(self, at: Sequence[int]) -> None:
+        self.wanted = set(at)
+        self.networks: dict[int, Any] = {}
+
+    def __call__(self, step: int, learner: Any) -> None:
+        if step in self.wanted:
+            self.networks[step] = deepcopy(learner.network).eval()
 
 
 def each(logs: Sequence[Log]) -> Log:

@@ -150,6 +150,12 @@ class BrainReplayChapter(Chapter):
         drawn = seed if self.order == "drawn" else None
         return protocol_stream(self.experiment, self.scenario, self.tasks, drawn, self.data_dir, self.train_size)
 
+    def streams(self, seeds: list[int]) -> dict[int, Stream]:
+        """The stream of every seed; one and the same unless each draws the order of classes."""
+        if self.order == "drawn" and not self.protocol.permuted:
+            return {seed: self.stream(seed) for seed in seeds}
+        return dict.fromkeys(seeds, self.stream())
+
     def vae(self, **changes: Any) -> ReplayVAE:
         """The network that dreams, or with changes."""
         how = self.protocol
@@ -276,6 +282,25 @@ class BrainReplayChapter(Chapter):
             "repulsion 1, rep_f 20": Exaggeration(repulsion=1.0, factor=20.0),
         }
         return {label: self.recipe(exaggerate=how) for label, how in hows.items()}
+
+    def reference(self) -> dict[str, Recipe]:
+        """What the original programs were also run with, on the small data sets; beforehand, for it takes long."""
+        both = {name: Exaggeration(recon_repulsion=w, recon_attraction=w) for name, w in _WEIGHTS.items()}
+        hows = {f"reconstructions, {name}": how for name, how in both.items()}
+        hows["recon_repulsion, 1e-2"] = Exaggeration(recon_repulsion=1e-2)
+        hows["recon_repulsion, .1"] = Exaggeration(recon_repulsion=0.1)
+        hows["recon_repulsion, 1e-2, rep_f 20"] = Exaggeration(recon_repulsion=1e-2, factor=20.0)
+        hows |= {f"repulsion, JS, {name}": Exaggeration(repulsion=w) for name, w in {**_WEIGHTS, "100": 100.0}.items()}
+        hows["repulsion, KL, 1"] = Exaggeration(repulsion=1.0, divergence="kl")
+        return {label: self.recipe(exaggerate=how) for label, how in hows.items()}
+
+    def stiff(self) -> dict[str, Recipe]:
+        """The published strength of synaptic intelligence on features, and a smaller one."""
+        made = {"1e8": replace(self, si=True, c=1e8, gates=0.6), "1e4": replace(self, si=True, c=1e4)}
+        return {f"BI-R + SI, c {name}": p.recipe() for name, p in made.items()}
+
+
+_WEIGHTS = {"1e-6": 1e-6, "1e-2": 1e-2, ".1": 0.1, "1": 1.0}
 
 
 def _ewc(p: BrainReplayChapter) -> Recipe:

@@ -18,6 +18,7 @@ from cllib.figures.plane import (
     surface,
     surfaces,
 )
+from cllib.figures.replay import cloud, competition, dreams, open_units, sweep
 from cllib.figures.runs import (
     LiveCurves,
     beside_published,
@@ -38,12 +39,15 @@ __all__ = [
     "attention_regions",
     "attributions",
     "beside_published",
+    "cloud",
+    "competition",
     "composition",
     "confused",
     "confusion",
     "confusions",
     "curves",
     "cuts",
+    "dreams",
     "ends",
     "film",
     "films",
@@ -53,6 +57,7 @@ __all__ = [
     "intervals",
     "live",
     "online",
+    "open_units",
     "plane_grid",
     "player",
     "quadratic",
@@ -66,6 +71,7 @@ __all__ = [
     "style",
     "surface",
     "surfaces",
+    "sweep",
     "tradeoff",
     "verdicts",
 ]

@@ -60,6 +60,11 @@ def mnist_tests(where: Path) -> Labelled:
     return resplit(replace(own, test_x=data.test_x[1:], test_y=data.test_y[1:]), FIFTH)
 
 
+def large_mnist_tests(where: Path) -> Labelled:
+    """The same, with black borders and in three channels, as the convolutions take them."""
+    return coloured(padded(mnist_tests(where), 2))
+
+
 def whole_mnist(where: Path) -> Labelled:
     """MNIST as it comes."""
     return mnist.load("mnist", where, download=True)
@@ -102,6 +107,15 @@ PROTOCOLS: dict[str, Protocol] = {
         gates={"class": 0.7, "task": 0.7, "domain": 0.7},
     ),
     "MNIST-10k": Protocol(mnist_tests, iters=200),
+    "MNIST-10k, convolutions": replace(
+        SMALL,
+        load=large_mnist_tests,
+        batch=128,
+        hidden=400,
+        latent=100,
+        conv=True,
+        gates={"class": 0.7, "task": 0.7, "domain": 0.7},
+    ),
     "split MNIST": Protocol(whole_mnist),
     "permuted MNIST": PERMUTED,
     "CIFAR-10": replace(CIFAR, load=lambda where: cifar.load("cifar10", where, download=True), tasks=5),
