@@ -5,15 +5,18 @@ other numbers.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from cllib.metrics import Array
 from cllib.models.replay_vae import VAE, log_normal, log_prior_of
+from cllib.randomness import generator
+from cllib.streams.base import inputs
 
 CLUSTERS, ANGLES, REPEATS = 20, 1001, 10  # of precision and recall (Sajjadi et al. 2018)
 SURE = 8  # beta of the two summaries of their curve
@@ -24,6 +27,41 @@ def dream(net: VAE, label: Tensor, noise: Tensor, mode: Tensor | None = None) ->
     """Samples `[B, *shape]` of classes `[B]` from noise `[B, z]`, gates by class."""
     mode = torch.zeros_like(label) if mode is None else mode
     return net.shown(net.decode(net.draw(noise, label, mode), net.gates_of(label)))
+
+
+def dreams_of(net: VAE, classes: Sequence[int], each: int, seed: int = 0) -> dict[int, Tensor]:
+    """`each` samples of every class, the same noise for all of them and for every network of this size."""
+    noise = torch.randn(each, net.config.latent, generator=generator(seed, "dreams")).to(net.out.weight.device)
+    label = torch.tensor(list(classes), device=noise.device).repeat_interleave(each)
+    made = dream(net, label, noise.repeat(len(classes), 1))
+    return dict(zip(classes, made.split(each), strict=True))
+
+
+def pictured(made: Tensor, shown: Tensor, images: Tensor) -> Tensor:
+    """Dreams as images: themselves, or, of features, the images whose features (`shown`) come nearest."""
+    return made if made.shape[1:] == images.shape[1:] else inputs(images[nearest(made, shown)])
+
+
+@torch.no_grad()
+def quality(net: VAE, judge: nn.Sequential, x: Tensor, y: Tensor, seed: int = 0) -> dict[str, float]:
+    """Scores of as many dreams as there are real samples `x: [B, ...]`, of the same classes `y: [B]`.
+
+    judge: a classifier of such samples; features are what its last layer sees.
+    """
+    draws = generator(seed, "quality")
+    made = dream(net, y, torch.randn(len(y), net.config.latent, generator=draws).to(x.device))
+    real, features = (judge[:-1](part) for part in (x, made))
+    precision, recall = f_scores(*precision_recall(real, features, seed))
+    return {
+        "log-likelihood": float(log_likelihood(net, x, y, draws).mean()),
+        "reconstruction error": float(recon_errors(net, x, y).mean()),
+        "IS": inception_score(judge(made)),
+        "IS of real samples": inception_score(judge(x)),
+        "FID": frechet(real, features),
+        "precision": precision,
+        "recall": recall,
+        "recognised": float((judge(made).argmax(-1) == y).double().mean()),
+    }
 
 
 @torch.no_grad()

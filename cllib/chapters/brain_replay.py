@@ -34,7 +34,7 @@ class BrainReplayChapter(Chapter):
     parts: tuple[str, ...] = PARTS  # which parts of the chapter are run
     workers: int | None = None  # processes that share the runs on a CPU; None: one a core
     other_seeds: int = 3  # runs behind everything but the main comparison and the sweep
-    light_iters: int | None = 100  # steps a task in all tables but the main one; None: as there
+    light_iters: int | None = 60  # steps a task in all tables but the main one; None: as there
     others: tuple[str, ...] = (  # experiments and scenarios of the smaller comparison, as "EXPERIMENT, SCENARIO"
         *("digits; task", "digits; domain", "permuted digits; domain"),
         "digits, convolutions; class",
@@ -42,7 +42,7 @@ class BrainReplayChapter(Chapter):
     sweep: tuple[str, ...] = KINDS  # what is exaggerated
     strengths: tuple[float, ...] = (1e-6, 1e-3, 1e-1, 1.0)  # how much
     compared: tuple[str, ...] = ("none", "joint", "LwF", "SI", "EWC", "s-GR", "BI-R", "BI-R + SI")
-    live: bool = False  # draw the curves while the first run trains, in JupyterLab
+    live: bool = True  # draw the curves while the first run trains, in JupyterLab
     data_dir: str | None = None  # where MNIST and CIFAR lie, or are downloaded to
     order: str = "natural"  # of the classes: natural | drawn, from every seed
     train_size: int | None = None  # only the first so many of each class
@@ -125,6 +125,11 @@ class BrainReplayChapter(Chapter):
         return PROTOCOLS[self.experiment]
 
     @property
+    def images(self) -> bool:
+        """Whether images are replayed too where features could be."""
+        return self.protocol.conv and self.protocol.tuned
+
+    @property
     def crew(self) -> int:
         """Processes that share the runs."""
         return 1 if self.on != "cpu" else self.workers or os.cpu_count() or 1
@@ -170,8 +175,9 @@ class BrainReplayChapter(Chapter):
 
     def plain(self, freeze: bool = False) -> MLP | ConvMLP:
         """The classifier alone, with convolutions that learn unless they are frozen."""
-        sizes = (self.hidden or self.protocol.hidden,) * 2
-        return ConvMLP(sizes, self.weights, freeze) if self.protocol.conv else MLP(sizes)
+        how = self.protocol
+        sizes = (self.hidden or how.hidden,) * 2
+        return ConvMLP(sizes, self.weights, freeze or not how.tuned) if how.conv else MLP(sizes)
 
     def exaggeration(self, **changes: Any) -> Exaggeration:
         """What is exaggerated, or with changes."""
@@ -217,7 +223,7 @@ class BrainReplayChapter(Chapter):
     def separate(self, internal: bool = False, distill: bool = False, **vae: Any) -> Recipe:
         """Replay from a generator of its own (s-GR), with what brain-inspired replay adds, one by one."""
         told: dict[str, Any] = {"prior": "standard", "gates": 0.0, **vae}
-        if self.protocol.conv and not internal:
+        if self.protocol.conv and self.protocol.tuned and not internal:
             told |= {"internal": False, "freeze": False}
         settings = self.settings(generator=self.vae(**told), distill=distill, exaggerate=Exaggeration())
         return self.trained("generative", settings, self.plain(freeze=internal))
@@ -240,13 +246,13 @@ class BrainReplayChapter(Chapter):
             "... without gates": self.recipe({"gates": 0.0}),
             "... without distillation": self.recipe(distill=False),
         }
-        return made | ({"... not internal": self.recipe({"internal": False})} if self.protocol.conv else {})
+        return made | ({"... not internal": self.recipe({"internal": False})} if self.images else {})
 
     def added(self) -> dict[str, Recipe]:
         """Plain generative replay with one of the parts."""
         own = self.vae()
         plain: dict[str, Any] = {"prior": "standard", "gates": 0.0}
-        inner = {"internal": False} if self.protocol.conv else {}
+        inner = {"internal": False} if self.images else {}
         made = {
             "s-GR": self.separate(),
             "... with feedback": self.recipe({**plain, **inner}, distill=False),
@@ -254,7 +260,7 @@ class BrainReplayChapter(Chapter):
             "... with gates": self.separate(gates=own.gates, tasks=own.tasks),
             "... with distillation": self.separate(distill=True),
         }
-        return made | ({"... internal": self.separate(internal=True)} if self.protocol.conv else {})
+        return made | ({"... internal": self.separate(internal=True)} if self.images else {})
 
     def swept(self) -> dict[str, Recipe]:
         """Every exaggeration at every strength, and none."""
@@ -330,6 +336,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "hidden": 30,
         "latent": 8,
         "strengths": (0.1,),
+        "workers": 1,
+        "others": ("digits; task", "permuted digits; domain", "digits, convolutions; class"),
     },
     "quick": {},
     "paper": {
