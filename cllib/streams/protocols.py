@@ -98,13 +98,10 @@ PERMUTED = Protocol(
 SMALL = Protocol(small_digits, iters=200, batch=64, hidden=200, latent=20)
 PROTOCOLS: dict[str, Protocol] = {
     "digits": SMALL,
-    "permuted digits": replace(SMALL, tasks=10, permuted=True, scenarios=("domain",)),
+    "permuted digits": replace(SMALL, tasks=5, permuted=True, scenarios=("domain",)),
     "digits, convolutions": replace(
         SMALL,
         load=large_digits,
-        batch=128,
-        hidden=400,
-        latent=100,
         conv=True,
         tuned=False,
         gates={"class": 0.7, "task": 0.7, "domain": 0.7},
