@@ -4,19 +4,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from cllib import results
 from cllib.checkpoints import digest
 from cllib.contract import Noisy, tiny_stream
+from cllib.datasets import digits
 from cllib.errors import UserError
-from cllib.experiments import compare, restored, untold
+from cllib.experiments import compare, compare_orders, restored, untold
 from cllib.learners.heads import LearnerConfig
 from cllib.models.binary import BinaryMLP
 from cllib.models.memory_head import MemoryHeadConfig
 from cllib.models.networks import MLP
 from cllib.recipes import Recipe
 from cllib.results import MEASURED_FIELDS, Record
+from cllib.streams import sequence, split
 from cllib.threads import one_thread
 from cllib.training import best, train
 
@@ -156,3 +160,33 @@ def test_untold_learners_answer_with_the_last_norms(tmp_path: Path) -> None:
         ]
         assert [found["given"][k], found["masked"][k]] == pytest.approx([sum(r) / len(r) for r in right])
     assert found["masked"].min() > found["given"].max()
+
+
+def test_seeds_with_streams_of_their_own_make_one_record(tmp_path: Path) -> None:
+    data = split(digits.labelled(), 5), split(digits.labelled(), 5, tuple(reversed(range(10))))
+    streams = [replace(sequence("one", parts, "class"), note=f"class order {k}") for k, parts in enumerate(data)]
+    recipe = Recipe(network=MLP((8,)), iterations=2)
+    of_seed = {0: streams[0], 1: streams[1], 2: streams[0]}
+    (record,) = compare_orders("x", of_seed, {"naive": recipe}, tmp_path / "records", store=tmp_path, progress=False)
+    assert sorted(record.seeds) == [0, 1, 2] and record.note == "class order drawn from each seed"
+    for seed, stream in of_seed.items():
+        (alone,) = compare("x", stream, {"naive": recipe}, [seed], store=tmp_path, progress=False)
+        assert record.test[record.seeds.index(seed)] == alone.test[0]
+    assert len(results.load(tmp_path / "records")) == 1
+
+
+def test_one_stream_for_all_seeds_is_plain_comparison(tmp_path: Path) -> None:
+    stream, recipe = tiny_stream(), Recipe(network=MLP((8,)), iterations=2)
+    told: dict[str, Any] = {"store": tmp_path, "progress": False}
+    (joined,) = compare_orders("x", {1: stream, 2: stream}, {"naive": recipe}, **told)
+    (plain,) = compare("x", stream, {"naive": recipe}, [1, 2], **told)
+    assert joined == plain
+
+
+def test_matrices_multiplied_in_half_the_bits_learn_about_the_same(tmp_path: Path) -> None:
+    stream, told = tiny_stream(), {"store": tmp_path, "progress": False}
+    whole = Recipe(network=MLP((16,)), batch_size=8, epochs=4, optimizer="adam", step_size=0.01)
+    full, half = compare("x", stream, {"f": whole, "h": replace(whole, halved=True)}, [1], track_norms=True, **told)
+    assert full.runs != half.runs and full.norms != half.norms
+    for name, norms in full.norms.items():  # bfloat16 has 8 bits: single products are off by 2 ** -8 or so
+        np.testing.assert_allclose(half.norms[name], norms, rtol=0.05)

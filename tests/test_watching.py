@@ -21,7 +21,7 @@ from cllib.recipes import Recipe
 from cllib.results import Record
 from cllib.streams import Experience, Stream
 from cllib.training import train
-from cllib.watching import ReleasedScalars, TensorBoard, each, learning
+from cllib.watching import Copies, ReleasedScalars, TensorBoard, each, learning
 
 ER = Recipe("er", network=MLP((8,)), batch_size=8, epochs=2)
 
@@ -58,6 +58,17 @@ def test_a_resumed_run_hides_what_it_does_again(tmp_path: Path) -> None:
         first(step, {"loss": 10.0})
     second(3, {"loss": 20.0})
     assert events(tmp_path)["loss"] == [(1, 10.0), (2, 10.0), (3, 20.0)]
+
+
+def test_copies_are_the_network_as_it_was() -> None:
+    stream, recipe = tiny_stream(), Recipe(network=MLP((8,)), batch_size=8)
+    learner, copies = recipe.build(stream, 0), Copies([0, 3, 9])
+    found = train(learner, stream, recipe.feed(stream, 0), watch=copies, progress=False)
+    assert list(copies.networks) == [0, 3, 9] == [0, *found.ends[::2]]
+    first, _, last = (torch.cat([p.flatten() for p in net.parameters()]) for net in copies.networks.values())
+    now = torch.cat([p.flatten() for p in learner.network.parameters()])
+    assert torch.equal(last, now) and not torch.equal(first, now)
+    assert not any(net.training for net in copies.networks.values())
 
 
 def test_each_tells_all() -> None:
