@@ -114,6 +114,11 @@ def mean_over(values: Tensor, kept: Tensor) -> Tensor:
     return torch.where(kept, values, 0).sum() / kept.sum().clamp(min=1)
 
 
+def mean_inverse(values: Tensor, kept: Tensor) -> Tensor:
+    """Mean of 1 / value over those that are kept; 0 if none is. What is not kept may be 0: it has no gradient."""
+    return mean_over(1 / torch.where(kept, values, 1), kept)
+
+
 # --- distributions ---
 
 
@@ -159,8 +164,8 @@ def repulsion(
     if how.divergence == "overlap":
         return mean_over(overlap(*pair), kept)
     if how.divergence == "true js":
-        return mean_over(1 / true_js(*pair, noise).clamp(min=1e-6), kept)
-    return mean_over(1 / (kl if how.divergence == "kl" else released_js)(*pair), kept)
+        return mean_inverse(true_js(*pair, noise).clamp(min=1e-6), kept)
+    return mean_inverse((kl if how.divergence == "kl" else released_js)(*pair), kept)
 
 
 # --- reconstructions ---

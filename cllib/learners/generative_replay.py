@@ -309,7 +309,7 @@ class GenerativeReplay(Naive):
         if how.recon_repulsion or how.recon_attraction:
             exemplars = exaggeration.class_means(x, who.own, classes)[0] if how.averaged else x[row]
             away = net.error(out, exemplars[who.other])
-            losses["recon_rep_r"] = how.recon_repulsion * exaggeration.mean_over(1 / away, who.kept & there[who.other])
+            losses["recon_rep_r"] = how.recon_repulsion * exaggeration.mean_inverse(away, who.kept & there[who.other])
             losses["recon_atr_r"] = how.recon_attraction * net.error(out, exemplars[who.own]).mean()
         return losses
 
