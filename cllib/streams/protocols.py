@@ -98,7 +98,7 @@ PERMUTED = Protocol(
 SMALL = Protocol(small_digits, iters=200, batch=64, hidden=200, latent=20)
 PROTOCOLS: dict[str, Protocol] = {
     "digits": SMALL,
-    "permuted digits": replace(SMALL, tasks=5, permuted=True, scenarios=("domain",)),
+    "permuted digits": replace(SMALL, tasks=10, permuted=True, scenarios=("domain",)),
     "digits, convolutions": replace(
         SMALL,
         load=large_digits,
