@@ -585,21 +585,25 @@ def test_8_the_penalty_holds_encoder_and_classifier_and_nothing_that_dreams() ->
     assert all(torch.equal(named[name].grad, plain[name]) for name in named if name not in held)  # type: ignore[arg-type]
 
 
-def test_8_the_path_is_that_of_the_whole_gradient() -> None:
-    learner, batches = at(recipe(si=5.0, optimizer="sgd", step_size=0.05), 1)
+@pytest.mark.parametrize("lowest", [None, 0.0])
+def test_8_the_path_is_that_of_the_whole_gradient(lowest: float | None) -> None:
+    """And importances may be negative, where a path goes up (some are made to), unless that is forbidden."""
+    learner, batches = at(recipe(si=5.0, lowest=lowest), 1)
     paths = [torch.zeros_like(p) for p in learner._held()]
-    before_all = [t.clone() for t in learner.penalty.importance]
-    anchors = [t.clone() for t in learner.penalty.anchor]
+    totals, anchors = ([t.clone() for t in part] for part in (learner.penalty.total, learner.penalty.anchor))
     for x, y in islice(batches, 5):
         before = [p.detach().clone() for p in learner._held()]
         learner.observe(x, y)
         for path, p, old in zip(paths, learner._held(), before, strict=True):
             path -= p.grad * (p.detach() - old)
+    learner.penalty.path[0][:5] += 10
+    paths[0][:5] -= 10
     learner.finish(tiny_stream().experiences[1])
-    for path, p, old, omega, now in zip(
-        paths, learner._held(), anchors, before_all, learner.penalty.importance, strict=True
-    ):
-        torch.testing.assert_close(now, omega + path / ((p.detach() - old) ** 2 + 0.1))
+    omegas, parts = learner.penalty.importance, (paths, learner._held(), anchors, totals)
+    for omega, path, p, old, total in zip(omegas, *parts, strict=True):
+        wanted = path / ((p.detach() - old) ** 2 + 0.1) - total
+        torch.testing.assert_close(omega, wanted if lowest is None else wanted.clamp(min=0))
+    assert any((omega < 0).any() for omega in omegas) == (lowest is None)
 
 
 # --- exaggerating, by hand ---
