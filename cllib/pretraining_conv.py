@@ -24,7 +24,7 @@ from cllib.models.networks import logits_of
 from cllib.randomness import generator, seeded
 from cllib.streams.base import inputs
 
-PAD = 4  # pixels on every side, mirrored, before a crop
+PAD = 4  # pixels on every side, mirrored, before a crop (the original repeats the edge as well)
 
 
 @dataclass(frozen=True)

@@ -132,11 +132,26 @@ def pooled(made: Sequence[Record]) -> list[Record]:
 
 
 def across(made: Sequence[Record]) -> list[Record]:
-    """The same for records that differ in their stream's data as well, of which one hash then stands for all."""
+    """The same for records that differ in their stream's data as well, of which one hash then stands for all.
+
+    Where runs saw different numbers of samples, the online accuracy ends with the last window that all of them filled.
+    """
     if len({record.data for record in made}) == 1:
         return pooled(made)
     every = hashlib.sha256(" ".join(sorted({record.data for record in made})).encode()).hexdigest()[:16]
-    return pooled([replace(record, data=every, note=_unordered(record.note)) for record in made])
+    windows = sorted(set.intersection(*(set(record.samples) for record in made)))
+    return pooled(
+        [
+            replace(
+                record,
+                data=every,
+                note=_unordered(record.note),
+                samples=windows,
+                online=[row[: len(windows)] for row in record.online],
+            )
+            for record in made
+        ]
+    )
 
 
 def _unordered(note: str) -> str:

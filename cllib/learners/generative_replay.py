@@ -136,6 +136,7 @@ class GenerativeReplay(Naive):
         self.blocks.append(list(experience.classes))
         if self.settings.replay == "generative" and self.dreamer is None:
             self._add_dreamer(tuple(experience.x.shape[1:]))
+        self._check_dreamer()
         self._tabulate()
 
     def objective(self, x: Tensor, y: Tensor) -> tuple[Tensor, Losses]:
@@ -233,8 +234,10 @@ class GenerativeReplay(Naive):
         u = torch.rand(count, generator=classes).to(device)
         label = self.table[block, (u * self.widths[block]).long()]
         mode = torch.randint(self.source.config.modes, (count,), generator=classes).to(device)
-        by_task = self.source.gated and self.source.by_task
-        task = torch.randint(self.learned, (count,), generator=classes).to(device) if by_task else None
+        task = None
+        if self.source.gated and self.source.by_task:
+            drawn = torch.randint(self.learned, (count,), generator=classes).to(device)
+            task = torch.where(self.owner[label] < 0, drawn, self.owner[label])
         z = self.source.draw(torch.randn(count, self.source.config.latent, generator=noise).to(device), label, mode)
         x = self.source.shown(self.source.decode(z, self.source.gates_of(label if task is None else task)))
         return x, block, task
@@ -324,6 +327,16 @@ class GenerativeReplay(Naive):
 
     # --- parts ---
 
+    def _check_dreamer(self) -> None:
+        """Raise UserError for a generator that cannot do what is asked of it."""
+        if self.dreamer is None:
+            return
+        how, config = self.settings.exaggerate, self.dreamer.config
+        if config.tasks is not None and self.learned >= config.tasks:
+            raise UserError(f"tasks = {config.tasks}: the stream has more; gates are needed for each")
+        if how.repulsion and how.pair == "prior" and config.prior == "standard":
+            raise UserError("pair = 'prior': a standard prior has no classes to be repelled from; take 'posterior'")
+
     def _add_dreamer(self, shape: tuple[int, ...]) -> None:
         """A generator of its own, learning beside the network with the same optimiser."""
         weights = classifier(self.network).weight
@@ -347,7 +360,8 @@ class GenerativeReplay(Naive):
         """The classes that old samples are drawn from, and those that may be the answer.
 
         table: `[T, m]`, a row a task where the task is told, else one of all old classes; widths: `[T]`, how many of a
-        row count; members: the same as masks, `[T, C]`; active: classes that have come, `[C]`.
+        row count; members: the same as masks, `[T, C]`; active: classes that have come, `[C]`; owner: the task that a
+        class came in, `[C]`, -1 where it came in several.
         """
         past = self.blocks[: self.learned]
         rows = past if self.rivals is not None else [sorted({c for block in past for c in block})]
@@ -359,10 +373,13 @@ class GenerativeReplay(Naive):
             members[k, row] = True
         active = torch.zeros(len(weights), dtype=torch.bool)
         active[[c for block in self.blocks for c in block]] = True
+        owner = torch.full((len(weights),), -1)
+        for k, block in enumerate(past):
+            alone = [c for c in block if sum(c in other for other in past) == 1]
+            owner[alone] = k
         widths = torch.tensor([len(row) for row in rows or [[]]])
-        self.table, self.members, self.active, self.widths = (
-            t.to(weights.device) for t in (table, members, active, widths)
-        )
+        made = (table, members, active, widths, owner)
+        self.table, self.members, self.active, self.widths, self.owner = (t.to(weights.device) for t in made)
 
     def _held(self) -> list[nn.Parameter]:
         """What synaptic intelligence acts on: encoder and classifier, not what only dreams."""
@@ -395,10 +412,14 @@ class GenerativeReplay(Naive):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state["shape"] is not None and self.dreamer is None:
             self._add_dreamer(tuple(state["shape"]))
+        elif state["shape"] is None and not self.feedback:  # of before the first experience
+            self.dreamer = self.projection = None
+            del self.optimiser.param_groups[1:]
         super().load_state_dict(state)
         self.learned, self.blocks, self.kept = state["learned"], deepcopy(state["blocks"]), state["kept"].clone()
         for purpose, draws in self.draws.items():
             draws.set_state(state["draws"][purpose].clone())
+        self.teacher = self.source = None
         if self.learned and self.settings.replay != "none":
             self._take()
         for name, module in self._modules().items():

@@ -862,3 +862,42 @@ def test_a_run_from_end_to_end_forgets_less_than_one_without_replay() -> None:
         learner = made.build(stream, 1)
         found[name] = float(train(learner, stream, made.feed(stream, 1), progress=False).test[0, -1].mean())
     assert found["none"] == pytest.approx(1 / 3) and found["BI-R"] > 0.6
+
+
+def test_gates_for_too_few_tasks_are_refused() -> None:
+    recipe = Recipe("generative", network=ReplayVAE(hidden=9, latent=3, tasks=2), batch_size=8)
+    stream = tiny_stream("domain")
+    with pytest.raises(UserError, match="tasks = 2"):
+        train(recipe.build(stream, 0), stream, recipe.feed(stream, 0), progress=False)
+
+
+def test_a_standard_prior_repels_nobody() -> None:
+    settings = GenerativeReplaySettings(exaggerate=Exaggeration(repulsion=1e-3, pair="prior"))
+    recipe = Recipe("generative", settings, ReplayVAE(hidden=9, latent=3, prior="standard"), batch_size=8)
+    stream = tiny_stream()
+    with pytest.raises(UserError, match="pair = 'prior'"):
+        train(recipe.build(stream, 0), stream, recipe.feed(stream, 0), progress=False)
+
+
+@pytest.mark.parametrize("network", [ReplayVAE(hidden=9, latent=3), MLP((8,))])
+def test_a_used_learner_takes_an_early_state(network: Any) -> None:
+    recipe, stream = Recipe("generative", network=network, batch_size=8), tiny_stream()
+    learner = recipe.build(stream, 0)
+    first = learner.state_dict()
+    train(learner, stream, recipe.feed(stream, 0), progress=False)
+    learner.load_state_dict(first)
+    assert learner.teacher is None and learner.source is None and learner.learned == 0
+
+
+@pytest.mark.parametrize("scenario", ["class", "task"])
+def test_a_class_that_came_in_one_task_is_dreamed_with_its_gates(scenario: str) -> None:
+    recipe = Recipe("generative", network=ReplayVAE(hidden=9, latent=3, tasks=3), batch_size=8)
+    stream = tiny_stream(scenario)
+    learner: Any = recipe.build(stream, 0)
+    for e in (0, 1):
+        learner.begin(stream.experiences[e])
+        learner.finish(stream.experiences[e])
+    learner.begin(stream.experiences[2])
+    assert learner.owner.tolist() == [0, 0, 1, 1, -1, -1]
+    _, _, task = learner.sampled(40)
+    assert set(task.tolist()) == {0, 1}
