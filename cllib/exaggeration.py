@@ -60,7 +60,7 @@ class Exaggeration:
         one_of("divergence", self.divergence, DIVERGENCES)
         one_of("pair", self.pair, PAIRS)
         if self.factor is not None:
-            within("factor", self.factor, 0)
+            within("factor", self.factor, 1e-9)
         one_of("targets", self.targets, TARGETS)
         within("temperature", self.temperature, 1e-3)
         within("dropout", self.dropout, 0, 0.95)

@@ -23,9 +23,8 @@ SURE = 8  # beta of the two summaries of their curve
 
 
 @torch.no_grad()
-def dream(net: VAE, label: Tensor, noise: Tensor, mode: Tensor | None = None) -> Tensor:
-    """Samples `[B, *shape]` of classes `[B]` from noise `[B, z]`, gates by class."""
-    mode = torch.zeros_like(label) if mode is None else mode
+def dream(net: VAE, label: Tensor, noise: Tensor, mode: Tensor) -> Tensor:
+    """Samples `[B, *shape]` of classes `[B]` from noise `[B, z]` and modes `[B]` of the prior, gates by class."""
     return net.shown(net.decode(net.draw(noise, label, mode), net.gates_of(label)))
 
 
@@ -33,7 +32,8 @@ def dreams_of(net: VAE, classes: Sequence[int], each: int, seed: int = 0) -> dic
     """`each` samples of every class, the same noise for all of them and for every network of this size."""
     noise = torch.randn(each, net.config.latent, generator=generator(seed, "dreams")).to(net.out.weight.device)
     label = torch.tensor(list(classes), device=noise.device).repeat_interleave(each)
-    made = dream(net, label, noise.repeat(len(classes), 1))
+    mode = torch.arange(each, device=noise.device).repeat(len(classes)) % net.config.modes
+    made = dream(net, label, noise.repeat(len(classes), 1), mode)
     return dict(zip(classes, made.split(each), strict=True))
 
 
@@ -49,7 +49,8 @@ def quality(net: VAE, judge: nn.Sequential, x: Tensor, y: Tensor, seed: int = 0)
     judge: a classifier of such samples; features are what its last layer sees.
     """
     draws = generator(seed, "quality")
-    made = dream(net, y, torch.randn(len(y), net.config.latent, generator=draws).to(x.device))
+    noise = torch.randn(len(y), net.config.latent, generator=draws).to(x.device)
+    made = dream(net, y, noise, torch.randint(net.config.modes, (len(y),), generator=draws).to(x.device))
     real, features = (judge[:-1](part) for part in (x, made))
     precision, recall = f_scores(*precision_recall(real, features, seed))
     return {

@@ -6,9 +6,11 @@ import torch
 from torch import nn
 
 from cllib.exaggeration import BASE_TEMPERATURE, released_js
+from cllib.ledger import Fact
 from cllib.models.conv_front import FEATURES, ConvFront
 from cllib.models.replay_vae import VAE, ReplayVAE
 from cllib.pretraining_conv import PUBLISHED
+from cllib.results import Record
 from cllib.streams.protocols import PROTOCOLS
 
 Counts = dict[str, float]
@@ -84,3 +86,18 @@ def exaggeration() -> Counts:
 def counted() -> dict[str, Counts]:
     """All of it, by group."""
     return {"architecture": architecture(), "training": training(), "exaggeration, counted": exaggeration()}
+
+
+def minutes(record: Record, profile: str) -> list[Fact]:
+    """How long a run took, where it was one that a published time is about, from its first step to its last."""
+    for name, label in TIMED:
+        how = PROTOCOLS[name]
+        asked = (record.experiment, record.stream, record.label) == ("main", f"{name}, class", label)
+        full = record.learner.get("iterations") == how.iters and record.learner.get("batch_size") == how.batch
+        if asked and record.whole and full:
+            taken = record.seconds / record.n / 60
+            return [Fact("times", f"{name}, {label}: minutes of a run", profile, (taken,), exact=True)]
+    return []
+
+
+TIMED = (("split MNIST", "BI-R"), ("CIFAR-100", "BI-R + SI"))  # README files of the original and of the extension

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from cllib.chapters.common import Chapter, check_sharing
@@ -10,7 +11,7 @@ from cllib.exaggeration import DIVERGENCES, PAIRS, TARGETS, Exaggeration
 from cllib.learners.ewc import EWCSettings
 from cllib.learners.generative_replay import REPLAYS, GenerativeReplaySettings
 from cllib.learners.si import SISettings
-from cllib.models.conv_front import OWN, ConvMLP
+from cllib.models.conv_front import OWN, RANDOM, ConvMLP
 from cllib.models.networks import MLP
 from cllib.models.replay_vae import ReplayVAE
 from cllib.recipes import Recipe
@@ -18,7 +19,8 @@ from cllib.streams.base import Stream
 from cllib.streams.protocols import PROTOCOLS, Protocol, protocol_stream
 
 NAME = "04_brain_inspired_replay"
-PARTS = ("main", "scenarios", "ablation", "exaggeration", "released", "look")
+USUAL = ("main", "scenarios", "ablation", "exaggeration", "released", "look")
+PARTS = (*USUAL, "reference")  # the last one was run beforehand
 ORDERS = ("natural", "drawn")
 KINDS = ("repulsion", "recon_repulsion", "recon_attraction", "contrastive")
 
@@ -31,13 +33,13 @@ class BrainReplayChapter(Chapter):
     None: as the experiment's protocol says (`streams.protocols`).
     """
 
-    parts: tuple[str, ...] = PARTS  # which parts of the chapter are run
+    parts: tuple[str, ...] = USUAL  # which parts of the chapter are run
     workers: int | None = None  # processes that share the runs on a CPU; None: one a core
     other_seeds: int = 3  # runs behind everything but the main comparison and the sweep
     light_iters: int | None = 60  # steps a task in all tables but the main one; None: as there
     others: tuple[str, ...] = (  # experiments and scenarios of the smaller comparison, as "EXPERIMENT, SCENARIO"
         *("digits; task", "digits; domain", "permuted digits; domain"),
-        "digits, convolutions; class",
+        "convolved digits; class",
     )
     sweep: tuple[str, ...] = KINDS  # what is exaggerated
     strengths: tuple[float, ...] = (1e-6, 1e-2, 1.0)  # how much
@@ -88,9 +90,13 @@ class BrainReplayChapter(Chapter):
         super().__post_init__()
         check_sharing(self.parts, PARTS, self.workers)
         whole("other_seeds", self.other_seeds, 1)
-        for name in ("light_iters", "train_size", "tasks", "iters", "batch_size"):
+        for name in ("light_iters", "train_size", "tasks", "iters", "batch_size", "hidden", "latent"):
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 1)
+        for name in ("sweep", "strengths", "compared"):
+            if not getattr(self, name):
+                raise UserError(f"{name} is empty: give one at least")
+        self._check_contrast()
         for kind in self.sweep:
             one_of("sweep", kind, KINDS)
         for strength in self.strengths:
@@ -112,6 +118,16 @@ class BrainReplayChapter(Chapter):
             )
         self.recipe()
 
+    def _check_contrast(self) -> None:
+        """Raise UserError, by the parameter's own name, for what the settings made of it would refuse."""
+        within("contrast_temperature", self.contrast_temperature, 1e-3)
+        within("contrast_dropout", self.contrast_dropout, 0, 0.95)
+        for name in ("lr", "contrast_lr"):
+            if getattr(self, name) is not None:
+                within(name, getattr(self, name), 1e-12)
+        if self.weights not in (OWN, RANDOM) and not Path(self.weights).is_file():
+            raise UserError(f"weights = {self.weights!r}: no such file; else {OWN} or {RANDOM}")
+
     def _check_experiments(self) -> None:
         """Raise UserError for experiments that do not exist, or not in that scenario."""
         one_of("experiment", self.experiment, tuple(PROTOCOLS))
@@ -127,6 +143,11 @@ class BrainReplayChapter(Chapter):
     def protocol(self) -> Protocol:
         """What the experiment is trained with where the parameters do not say."""
         return PROTOCOLS[self.experiment]
+
+    @property
+    def exaggerates(self) -> bool:
+        """Whether there are scores to go by, and classes that compete."""
+        return self.distill and self.replay == "generative" and self.scenario != "task"
 
     @property
     def images(self) -> bool:
@@ -151,7 +172,9 @@ class BrainReplayChapter(Chapter):
     def at(self, pair: str) -> "BrainReplayChapter":
         """The chapter at another "EXPERIMENT; SCENARIO", sizes as its protocol has them."""
         name, _, scenario = pair.partition("; ")
-        own: dict[str, Any] = dict.fromkeys(("tasks", "batch_size", "replay_size", "lr", "hidden", "latent", "gates"))
+        own: dict[str, Any] = dict.fromkeys(
+            ("tasks", "batch_size", "replay_size", "lr", "hidden", "latent", "gates", "kl_scale")
+        )
         return replace(self, experiment=name, scenario=scenario, **(own if name != self.experiment else {}))
 
     def stream(self, seed: int | None = None) -> Stream:
@@ -169,7 +192,7 @@ class BrainReplayChapter(Chapter):
         """The network that dreams, or with changes."""
         how = self.protocol
         shut = how.gates[self.scenario] if self.gates is None else self.gates
-        if self.si and self.gates is None and how.with_si is not None:
+        if self.si and self.gates is None and how.with_si is not None and self.scenario == "class":
             shut = how.with_si
         told: dict[str, Any] = {"hidden": self.hidden or how.hidden, "latent": self.latent or how.latent}
         told |= {"modes": self.modes, "gates": shut, "kl_scale": self.kl_scale}
@@ -240,17 +263,25 @@ class BrainReplayChapter(Chapter):
 
     def without(self) -> dict[str, Recipe]:
         """Brain-inspired replay without one of its parts."""
-        own = self.vae()
+        own = self.vae(**self._gates("feedback"))
         made = {
             "BI-R": self.recipe(),
             "... without feedback": self.trained(
                 "generative", self.settings(generator=own), self.plain(freeze=self.protocol.conv)
             ),
-            "... without class prior": self.recipe({"prior": "standard"}),
+            "... without class prior": self.recipe({"prior": "standard", **self._gates("class prior")}),
             "... without gates": self.recipe({"gates": 0.0}),
-            "... without distillation": self.recipe(distill=False, exaggerate=Exaggeration()),
+            "... without distillation": self.recipe(
+                self._gates("distillation"), distill=False, exaggerate=Exaggeration()
+            ),
         }
-        return made | ({"... not internal": self.recipe({"internal": False})} if self.images else {})
+        images = {"internal": False, **self._gates("internal")}
+        return made | ({"... not internal": self.recipe(images)} if self.images else {})
+
+    def _gates(self, part: str) -> dict[str, Any]:
+        """The published share of shut units for an ablation, where there is one and the parameters do not say."""
+        published = self.protocol.ablated.get(part, {}).get(self.scenario)
+        return {} if published is None or self.gates is not None else {"gates": published}
 
     def added(self) -> dict[str, Recipe]:
         """Plain generative replay with one of the parts."""
@@ -261,13 +292,15 @@ class BrainReplayChapter(Chapter):
             "s-GR": self.separate(),
             "... with feedback": self.recipe({**plain, **inner}, distill=False, exaggerate=Exaggeration()),
             "... with class prior": self.separate(prior="classes", modes=own.modes),
-            "... with gates": self.separate(gates=own.gates, tasks=own.tasks),
+            "... with gates": self.separate(**{"gates": own.gates, "tasks": own.tasks, **self._gates("gates alone")}),
             "... with distillation": self.separate(distill=True),
         }
         return made | ({"... internal": self.separate(internal=True)} if self.images else {})
 
     def swept(self) -> dict[str, Recipe]:
         """Every exaggeration at every strength, and none."""
+        if not self.exaggerates:
+            return {}
         made = {"none": self.recipe(exaggerate=Exaggeration())}
         for kind in self.sweep:
             for strength in self.strengths:
@@ -276,6 +309,8 @@ class BrainReplayChapter(Chapter):
 
     def released(self) -> dict[str, Recipe]:
         """What the released extension does, and sound versions of it."""
+        if not self.exaggerates:
+            return {}
         both: dict[str, Any] = {"recon_repulsion": 1e-6, "recon_attraction": 1e-6}
         contrast: dict[str, Any] = {"contrastive": 1.0, "targets": "raw", "head_step_size": 1e-8}
         hows = {
@@ -341,7 +376,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "latent": 8,
         "strengths": (0.1,),
         "workers": 1,
-        "others": ("digits; task", "permuted digits; domain", "digits, convolutions; class"),
+        "others": ("digits; task", "permuted digits; domain", "convolved digits; class"),
     },
     "quick": {},
     "paper": {

@@ -97,7 +97,11 @@ class EWC(Naive):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.anchors = deepcopy(state["anchors"])
+        device = self.parameters()[0].device
+        self.anchors = [
+            {name: [t.to(device, copy=True) for t in tensors] for name, tensors in anchor.items()}
+            for anchor in state["anchors"]
+        ]
         self.draws.set_state(state["draws"].clone())
 
 

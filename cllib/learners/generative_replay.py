@@ -142,8 +142,8 @@ class GenerativeReplay(Naive):
     def objective(self, x: Tensor, y: Tensor) -> tuple[Tensor, Losses]:
         how: GenerativeReplaySettings = self.settings
         if how.exaggerate.same_noise:
-            for draws in self.draws.values():
-                draws.manual_seed(1)
+            for purpose in ("latent noise", "replay noise"):
+                self.draws[purpose].manual_seed(1)
         old = self._replay(x)
         both = x if old is None else torch.cat([x, old.x])
         if self.dreamer is None:
@@ -207,7 +207,9 @@ class GenerativeReplay(Naive):
             if self.source is None:
                 old = x if self.settings.replay_size is None else x[:count]
                 block = torch.arange(len(old), device=x.device) % len(self.widths)
-                task = None
+                task = (
+                    torch.full_like(block, self.learned) if self.dreamer is not None and self.dreamer.by_task else None
+                )
             else:
                 old, block, task = self.sampled(count)
             scores = self.teacher(old)

@@ -1,6 +1,6 @@
 """Synaptic intelligence (Zenke et al. 2017): a parameter's importance is its share in how the loss fell."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -42,6 +42,11 @@ class SISettings:
 def gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
     """Copies of the gradients, for the optimiser may change them; zeros where there is none."""
     return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
+
+
+def beside(values: list[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of values from a checkpoint, each on the device of its parameter."""
+    return [value.to(p.device, copy=True) for value, p in zip(values, parameters, strict=True)]
 
 
 class SI(Naive):
@@ -106,8 +111,9 @@ class SI(Naive):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        for name in (*KEPT, "learned"):
-            setattr(self, name, deepcopy(state[name]))
+        self.learned = state["learned"]
+        for name in KEPT:
+            setattr(self, name, beside(state[name], self.parameters()))
 
 
 class PathPenalty:
@@ -169,6 +175,7 @@ class PathPenalty:
         return deepcopy({name: getattr(self, name) for name in (*self.NAMES, "learned")})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name in (*self.NAMES, "learned"):
-            setattr(self, name, deepcopy(state[name]))
+        self.learned = state["learned"]
+        for name in self.NAMES:
+            setattr(self, name, beside(state[name], self.anchor))
         self.importance = self._importance()

@@ -19,12 +19,14 @@ FIFTH = 5  # of the small data sets one sample in so many is for tests
 
 @dataclass(frozen=True)
 class Protocol:
-    """Names are the paper's: tasks; iters, batch, lr: of training; hidden: H; latent: z; conv: whether images go
-    through the convolutions; tuned: whether the methods that are compared go on training those, as published, or keep
-    them frozen too, which takes a tenth of the time; scenarios: those it was, or can be, run in.
+    """Names are the paper's: tasks; iters, batch, lr: of training; hidden: H; latent: z.
 
-    By scenario: gates (dg_prop), with_si (dg_prop beside synaptic intelligence, None: the same), c of synaptic
-    intelligence alone, c_replay of that beside replay, and lambda of EWC.
+    conv: whether images go through the convolutions; tuned: whether the methods that are compared go on training those,
+    as published, or keep them frozen too, which takes a tenth of the time; scenarios: those it was, or can be, run in.
+
+    By scenario: gates (dg_prop), ablated (dg_prop without one part, or of plain replay with gates, by that part), c of
+    synaptic intelligence alone, c_replay of that beside replay, and lambda of EWC. with_si: dg_prop beside synaptic
+    intelligence, class by class; None: the same.
     """
 
     load: Load
@@ -39,6 +41,7 @@ class Protocol:
     permuted: bool = False
     scenarios: tuple[str, ...] = ("class", "task", "domain")
     gates: Mapping[str, float] = field(default_factory=lambda: {"class": 0.8, "task": 0.8, "domain": 0.8})
+    ablated: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     with_si: float | None = None
     c: Mapping[str, float] = field(default_factory=lambda: {"class": 0.1, "task": 10.0, "domain": 10.0})
     c_replay: Mapping[str, float] = field(default_factory=lambda: {"class": 0.1, "task": 10.0, "domain": 1.0})
@@ -81,6 +84,13 @@ CIFAR = Protocol(
     hidden=2000,
     conv=True,
     gates={"class": 0.7, "task": 0.0, "domain": 0.7},
+    ablated={
+        "feedback": {"class": 0.7, "task": 0.3},
+        "class prior": {"class": 0.6, "task": 0.0},
+        "distillation": {"class": 0.8, "task": 0.0},
+        "internal": {"class": 0.9, "task": 0.8},
+        "gates alone": {"class": 0.7, "task": 0.1},
+    },
     with_si=0.6,
     c={"class": 1.0, "task": 100.0, "domain": 1.0},
     c_replay={"class": 1e8, "task": 100.0, "domain": 1e8},
@@ -94,12 +104,18 @@ PERMUTED = Protocol(
     hidden=2000,
     permuted=True,
     scenarios=("domain",),
+    ablated={
+        "feedback": {"domain": 0.8},
+        "class prior": {"domain": 0.0},
+        "distillation": {"domain": 0.6},
+        "gates alone": {"domain": 0.2},
+    },
 )
 SMALL = Protocol(small_digits, iters=200, batch=64, hidden=200, latent=20)
 PROTOCOLS: dict[str, Protocol] = {
     "digits": SMALL,
     "permuted digits": replace(SMALL, tasks=10, permuted=True, scenarios=("domain",)),
-    "digits, convolutions": replace(
+    "convolved digits": replace(
         SMALL,
         load=large_digits,
         conv=True,
@@ -107,7 +123,7 @@ PROTOCOLS: dict[str, Protocol] = {
         gates={"class": 0.7, "task": 0.7, "domain": 0.7},
     ),
     "MNIST-10k": Protocol(mnist_tests, iters=200),
-    "MNIST-10k, convolutions": replace(
+    "convolved MNIST-10k": replace(
         SMALL,
         load=large_mnist_tests,
         batch=128,

@@ -10,6 +10,7 @@ from cllib.chapters.brain_replay import METHODS, NAME
 from cllib.errors import UserError
 from cllib.learners import LEARNERS
 from cllib.ledger import Fact, claims, judge
+from cllib.results import Record
 from cllib.streams.protocols import PROTOCOLS
 
 SMOKE, QUICK, PAPER = (settings(NAME, profile) for profile in ("smoke", "quick", "paper"))
@@ -103,7 +104,7 @@ def test_images_are_replayed_where_the_paper_compares_them() -> None:
     assert not added["s-GR"].settings.generator.internal and not added["s-GR"].settings.generator.freeze
     assert not added["s-GR"].network.freeze and added["... internal"].network.freeze
     assert added["... internal"].settings.generator.internal
-    small = QUICK.at("digits, convolutions; class")
+    small = QUICK.at("convolved digits; class")
     assert "... not internal" not in small.without() and small.plain().freeze
 
 
@@ -124,6 +125,43 @@ def test_every_other_experiment_has_all_methods(profile: str) -> None:
         assert set(q.methods()) == set(p.compared)
         assert q.light.recipe().iterations == (p.light_iters or PROTOCOLS[q.experiment].iters)
         assert all(recipe.learner in LEARNERS for recipe in q.methods().values())
+
+
+@pytest.mark.parametrize("given", [{"distill": False}, {"replay": "none"}, {"replay": "current"}, {"scenario": "task"}])
+def test_what_cannot_be_exaggerated_is_left_out(given: dict[str, Any]) -> None:
+    p = settings(NAME, "quick", **given)
+    assert not p.exaggerates and p.swept() == p.released() == {}
+    assert QUICK.exaggerates and p.methods() and p.without() and p.added()
+
+
+def test_1_10_ablations_have_the_published_gates() -> None:
+    task, permuted = PAPER.at("CIFAR-100; task"), PAPER.at("permuted MNIST; domain")
+    shut = {"feedback": (0.7, 0.3, 0.8), "distillation": (0.8, 0.0, 0.6), "class prior": (0.6, 0.0, 0.0)}
+    for part, published in shut.items():
+        found = [p.without()[f"... without {part}"] for p in (PAPER, task, permuted)]
+        networks = [r.settings.generator if part == "feedback" else r.network for r in found]
+        assert tuple(network.gates for network in networks) == published
+    alone = [p.added()["... with gates"].settings.generator.gates for p in (PAPER, task, permuted)]
+    assert alone == [0.7, 0.1, 0.2]
+    assert [p.without()["... not internal"].network.gates for p in (PAPER, task)] == [0.9, 0.8]
+    given = settings(NAME, "paper", gates=0.5).without()
+    assert given["... without distillation"].network.gates == 0.5
+
+
+def test_1_5_gates_beside_synaptic_intelligence_differ_class_by_class_only() -> None:
+    assert METHODS["BI-R + SI"](PAPER).network.gates == 0.6
+    assert METHODS["BI-R + SI"](PAPER.at("CIFAR-100; task")).network.gates == 0.0
+
+
+def test_only_whole_runs_answer_claims_about_time(made: list[Record]) -> None:
+    learner = {"iterations": 2000, "batch_size": 128}
+    record = replace(
+        made[0], experiment="main", stream="split MNIST, class", label="BI-R", learner=learner, seconds=360.0
+    )
+    (fact,) = brain_counts.minutes(record, "quick")
+    assert fact.values == (360 / record.n / 60,) and fact.label == "split MNIST, BI-R: minutes of a run"
+    for change in ({"whole": False}, {"learner": {**learner, "iterations": 10}}, {"label": "s-GR"}, {"stream": "x"}):
+        assert brain_counts.minutes(replace(record, **change), "quick") == []
 
 
 def test_gates_of_permuted_streams_belong_to_tasks() -> None:
@@ -159,6 +197,17 @@ def test_an_order_of_classes_is_drawn_from_every_seed() -> None:
         ({"light_iters": 0}, "light_iters"),
         ({"strengths": (-1.0,)}, "strengths"),
         ({"c": -1.0}, "c"),
+        ({"hidden": 0}, "hidden"),
+        ({"latent": 0}, "latent"),
+        ({"lr": 0.0}, "lr"),
+        ({"lr": -1.0}, "^lr"),
+        ({"contrast_temperature": 0.0}, "contrast_temperature"),
+        ({"contrast_dropout": 1.0}, "contrast_dropout"),
+        ({"contrast_lr": -1.0}, "contrast_lr"),
+        ({"weights": "nowhere"}, "nowhere"),
+        ({"sweep": ()}, "sweep"),
+        ({"compared": ()}, "compared"),
+        ({"factor": 0.0}, "factor"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(given: dict[str, Any], said: str) -> None:

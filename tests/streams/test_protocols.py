@@ -27,9 +27,9 @@ from cllib.streams.protocols import PROTOCOLS, protocol_stream
         ("CIFAR-10", 5, 5000, 256, 1e-4, 2000, 100),
         ("digits", 5, 200, 64, 1e-3, 200, 20),
         ("permuted digits", 10, 200, 64, 1e-3, 200, 20),
-        ("digits, convolutions", 5, 200, 64, 1e-3, 200, 20),
+        ("convolved digits", 5, 200, 64, 1e-3, 200, 20),
         ("MNIST-10k", 5, 200, 128, 1e-3, 400, 100),
-        ("MNIST-10k, convolutions", 5, 200, 128, 1e-3, 400, 100),
+        ("convolved MNIST-10k", 5, 200, 128, 1e-3, 400, 100),
     ],
 )
 def test_1_1_what_is_trained_how_long(
@@ -41,7 +41,7 @@ def test_1_1_what_is_trained_how_long(
 
 
 def test_1_1_which_go_through_the_convolutions_and_which_permute() -> None:
-    conv = {"CIFAR-10", "CIFAR-100", "digits, convolutions", "MNIST-10k, convolutions"}
+    conv = {"CIFAR-10", "CIFAR-100", "convolved digits", "convolved MNIST-10k"}
     assert {name for name, how in PROTOCOLS.items() if how.conv} == conv
     assert {name for name, how in PROTOCOLS.items() if how.permuted} == {"permuted digits", "permuted MNIST"}
     assert all(
@@ -74,7 +74,7 @@ def test_1_5_1_8_what_the_paper_chose(
 
 def test_1_5_gates_beside_synaptic_intelligence() -> None:
     assert PROTOCOLS["CIFAR-100"].with_si == 0.6 and PROTOCOLS["split MNIST"].with_si is None
-    for name in ("digits, convolutions", "MNIST-10k, convolutions"):
+    for name in ("convolved digits", "convolved MNIST-10k"):
         assert PROTOCOLS[name].gates["class"] == 0.7
     assert PROTOCOLS["digits"].gates == PROTOCOLS["MNIST-10k"].gates == dict.fromkeys(("class", "task", "domain"), 0.8)
 
@@ -94,7 +94,7 @@ def samples(parts: tuple[Experience, ...]) -> int:
 
 
 @pytest.mark.parametrize("scenario", ["class", "task", "domain"])
-@pytest.mark.parametrize(("name", "shape"), [("digits", (1, 8, 8)), ("digits, convolutions", (3, 32, 32))])
+@pytest.mark.parametrize(("name", "shape"), [("digits", (1, 8, 8)), ("convolved digits", (3, 32, 32))])
 def test_7_2_digits_are_five_tasks_of_two_and_every_fifth_is_a_test(
     name: str, shape: tuple[int, ...], scenario: str
 ) -> None:
@@ -133,7 +133,7 @@ def test_7_2_permuted_digits_are_ten_copies_with_the_first_as_it_is() -> None:
 
 
 def test_7_2_digits_for_the_convolutions_are_grey() -> None:
-    x = protocol_stream("digits, convolutions", "class").tests[0].x
+    x = protocol_stream("convolved digits", "class").tests[0].x
     assert torch.equal(x[:, 0], x[:, 1]) and torch.equal(x[:, 0], x[:, 2]) and 0 <= x.min() < x.max() <= 1
 
 
@@ -201,7 +201,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
     [
         ("split MNIST", "mnist", "class", (1, 28, 28), (30, 50)),
         ("MNIST-10k", "mnist", "class", (1, 28, 28), (40, 10)),
-        ("MNIST-10k, convolutions", "mnist", "class", (3, 32, 32), (40, 10)),
+        ("convolved MNIST-10k", "mnist", "class", (3, 32, 32), (40, 10)),
         ("permuted MNIST", "mnist", "domain", (1, 32, 32), (3000, 5000)),
         ("CIFAR-10", "cifar10", "class", (3, 32, 32), (30, 50)),
         ("CIFAR-100", "cifar100", "task", (3, 32, 32), (300, 500)),
@@ -229,7 +229,7 @@ def test_7_2_mnist_10k_is_made_of_the_test_images_alone(asked: list[tuple[str, P
     for part, rows in ((stream.tests, chosen), (stream.experiences, ~chosen)):
         assert torch.equal(torch.cat([piece.x for piece in part]), source.test_x[rows])
         assert torch.equal(torch.cat([piece.y for piece in part]), source.test_y[rows])
-    wide = protocol_stream("MNIST-10k, convolutions", "class").tests[0].x
+    wide = protocol_stream("convolved MNIST-10k", "class").tests[0].x
     inner = stream.tests[0].x[:, 0]
     assert torch.equal(wide[:, 2, 2:-2, 2:-2], inner) and int(wide.sum()) == 3 * int(inner.sum())
 
