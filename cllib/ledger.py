@@ -142,7 +142,9 @@ def judge(claim: Claim, made: Sequence[Evidence]) -> dict[str, Any]:
     mechanism only. Of two that answer the same, the later counts.
     """
     by_place = {(r.experiment, r.label, r.stream): r for r in made}
-    places = [s for s in (claim.stream, *claim.stand_ins) if (claim.experiment, claim.label, s) in by_place]
+    labels = [label for label in (claim.label, claim.worse) if label]
+    streams = (claim.stream, *claim.stand_ins)
+    places = [s for s in streams if all((claim.experiment, label, s) in by_place for label in labels)]
     row = {
         "source": claim.source,
         "claim": claim.text,
@@ -154,7 +156,7 @@ def judge(claim: Claim, made: Sequence[Evidence]) -> dict[str, Any]:
         "half": None,
         "n": 0,
     }
-    if not places or (claim.worse and (claim.experiment, claim.worse, places[0]) not in by_place):
+    if not places:
         return {**row, "stream": claim.stream, "verdict": "not run"}
     ours = by_place[claim.experiment, claim.label, places[0]]
     exact = isinstance(ours, Fact) and ours.exact

@@ -45,6 +45,15 @@ def test_small_runs_and_stand_ins_show_a_mechanism_only(made: list[Record]) -> N
     assert judge(VALUE, [])["verdict"] == "not run"
 
 
+def test_an_order_is_judged_where_both_sides_were_run(made: list[Record]) -> None:
+    elsewhere = replace(ORDER, stream="ns-imagenet", stand_ins=("modes-cdi",))
+    worse, better = with_accuracy(made[0], [0.1, 0.5, 0.9]), with_accuracy(made[1], [0.2, 0.6, 1.0])
+    alone = replace(better, stream="ns-imagenet")
+    assert judge(elsewhere, [worse, better, alone])["stream"] == "modes-cdi"
+    assert judge(elsewhere, [worse, alone])["verdict"] == "not run"
+    assert judge(elsewhere, [worse, better, alone, replace(worse, stream="ns-imagenet")])["verdict"] == "reproduced"
+
+
 def test_tolerance_has_a_floor_and_a_ceiling() -> None:
     assert allowed(np.array([0.5, 0.5, 0.5]), replace(VALUE, std=None)) == ledger.TOLERANCE[0]
     assert allowed(np.array([0.1, 0.5, 0.9]), VALUE) == ledger.TOLERANCE[1]

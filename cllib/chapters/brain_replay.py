@@ -36,7 +36,7 @@ class BrainReplayChapter(Chapter):
     parts: tuple[str, ...] = USUAL  # which parts of the chapter are run
     workers: int | None = None  # processes that share the runs on a CPU; None: one a core
     other_seeds: int = 3  # runs behind everything but the main comparison and the sweep
-    light_iters: int | None = 60  # steps a task in all tables but the main one; None: as there
+    light_iters: int | None = 50  # steps a task in all tables but the main one; None: as there
     others: tuple[str, ...] = (  # experiments and scenarios of the smaller comparison, as "EXPERIMENT, SCENARIO"
         *("digits; task", "digits; domain", "permuted digits; domain"),
         "convolved digits; class",
