@@ -123,6 +123,7 @@ class GenerativeReplay(Naive):
         self.blocks: list[list[int]] = []  # classes of the experiences so far, the present one last
         self.learned = 0  # experiences
         self.kept = torch.ones(())
+        self.groups = len(self.optimiser.param_groups)  # of the network alone
         self.draws = {purpose: generator(self.seed, purpose) for purpose in PURPOSES}
         self.penalty: PathPenalty | None = None
         if settings.si:
@@ -345,7 +346,7 @@ class GenerativeReplay(Naive):
         config = self.settings.generator or SEPARATE
         with seeded(self.seed, "generator"):
             self.dreamer = config.build(shape, len(weights)).to(weights.device)
-        self.optimiser.add_param_group({"params": [p for p in self.dreamer.parameters() if p.requires_grad]})
+        self._optimise(self.dreamer)
         self._add_projection()
 
     def _add_projection(self) -> None:
@@ -355,8 +356,14 @@ class GenerativeReplay(Naive):
             return
         with seeded(self.seed, "projection"):
             self.projection = nn.Linear(self.dreamer.config.hidden, PROJECTED).to(self.dreamer.means.device)
-        own = {} if how.head_step_size is None else {"lr": how.head_step_size}
-        self.optimiser.add_param_group({"params": list(self.projection.parameters()), **own})
+        self._optimise(self.projection, {} if how.head_step_size is None else {"lr": how.head_step_size})
+
+    def _optimise(self, module: nn.Module, own: Mapping[str, Any] | None = None) -> None:
+        """Let the optimiser take care of another module, with settings of its own; nothing in it consolidates."""
+        first = {name: value for name, value in self.optimiser.param_groups[0].items() if name != "params"}
+        plain = {"meta": 0.0} if "meta" in first else {}
+        learning = [p for p in module.parameters() if p.requires_grad]
+        self.optimiser.add_param_group({**first, **plain, **(own or {}), "params": learning})
 
     def _tabulate(self) -> None:
         """The classes that old samples are drawn from, and those that may be the answer.
@@ -416,7 +423,7 @@ class GenerativeReplay(Naive):
             self._add_dreamer(tuple(state["shape"]))
         elif state["shape"] is None and not self.feedback:  # of before the first experience
             self.dreamer = self.projection = None
-            del self.optimiser.param_groups[1:]
+            del self.optimiser.param_groups[self.groups :]
         super().load_state_dict(state)
         self.learned, self.blocks, self.kept = state["learned"], deepcopy(state["blocks"]), state["kept"].clone()
         for purpose, draws in self.draws.items():
