@@ -179,7 +179,7 @@ class GenerativeReplay(Naive):
         self.learned += 1
 
     def predict(self, x: Tensor, experience: int | None = None) -> Tensor:
-        """Logits; classes that have not come yet are never the answer, unless all logits are asked for."""
+        """Logits; those of classes that have not come yet lie below all others, so that they are never the answer."""
         logits = super().predict(x)
         if not self.blocks or self.rivals is not None:
             return logits
@@ -208,9 +208,8 @@ class GenerativeReplay(Naive):
             if self.source is None:
                 old = x if self.settings.replay_size is None else x[:count]
                 block = torch.arange(len(old), device=x.device) % len(self.widths)
-                task = (
-                    torch.full_like(block, self.learned) if self.dreamer is not None and self.dreamer.by_task else None
-                )
+                by_task = self.dreamer is not None and self.dreamer.by_task
+                task = torch.full_like(block, self.learned) if by_task else None
             else:
                 old, block, task = self.sampled(count)
             scores = self.teacher(old)
