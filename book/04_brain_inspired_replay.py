@@ -575,8 +575,8 @@ with pd.option_context("display.max_rows", None):
 # - **The order of methods holds.** Class by class nothing without a generator keeps an old class: SI and EWC are where naive
 #   training is. Plain generative replay keeps some, with a wide spread; brain-inspired replay keeps nearly all, close to
 #   joint training. The reference runs, digits and MNIST through convolutions alike, agree with ours in almost every line.
-# - **Told the task, the problem is gone** for nearly all. Plain generative replay comes out below doing nothing, as published, but
-#   with so wide a spread that it is not certain; on permuted pixels, where it falls furthest, it is.
+# - **Told the task, the problem is gone** for nearly all. Plain generative replay falls below doing nothing, as published, if with a
+#   wide spread; on permuted pixels it falls furthest.
 # - **On MNIST itself** plain generative replay reaches what is published for it, and brain-inspired replay hardly more: with two
 #   digits a task and 2,000 steps for each, plain dreams are good enough. The differences are those of short training and small data.
 # - **What its parts do depends on how long is trained.** In the short runs of the ablation, gates and distillation help and
