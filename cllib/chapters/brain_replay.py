@@ -170,12 +170,16 @@ class BrainReplayChapter(Chapter):
         return replace(self, iters=self.light_iters or self.iters)
 
     def at(self, pair: str) -> "BrainReplayChapter":
-        """The chapter at another "EXPERIMENT; SCENARIO", sizes as its protocol has them."""
+        """The chapter at another "EXPERIMENT; SCENARIO", sizes as its protocol has them.
+
+        Told the task, nothing competes, so nothing is exaggerated there.
+        """
         name, _, scenario = pair.partition("; ")
+        calm: dict[str, Any] = {**dict.fromkeys(KINDS, 0.0), "not_hidden": False} if scenario == "task" else {}
         own: dict[str, Any] = dict.fromkeys(
             ("tasks", "batch_size", "replay_size", "lr", "hidden", "latent", "gates", "kl_scale")
         )
-        return replace(self, experiment=name, scenario=scenario, **(own if name != self.experiment else {}))
+        return replace(self, experiment=name, scenario=scenario, **calm, **(own if name != self.experiment else {}))
 
     def stream(self, seed: int | None = None) -> Stream:
         """The stream; of a run's seed where it draws the order of classes. Raises UserError for data not at hand."""
@@ -269,7 +273,9 @@ class BrainReplayChapter(Chapter):
             "... without feedback": self.trained(
                 "generative", self.settings(generator=own), self.plain(freeze=self.protocol.conv)
             ),
-            "... without class prior": self.recipe({"prior": "standard", **self._gates("class prior")}),
+            "... without class prior": self.recipe(
+                {"prior": "standard", **self._gates("class prior")}, exaggerate=self.exaggeration(pair="posterior")
+            ),
             "... without gates": self.recipe({"gates": 0.0}),
             "... without distillation": self.recipe(
                 self._gates("distillation"), distill=False, exaggerate=Exaggeration()

@@ -282,15 +282,14 @@ class GenerativeReplay(Naive):
         how: Exaggeration = self.settings.exaggerate
         if not how.on:
             return {}
-        columns = torch.tensor(sorted({c for block in self.blocks[: self.learned] for c in block})).to(out.device)
-        scores = old.scores[:, columns]
-        losses = self._apart(how, seen, out, old.x, scores, columns) if how.repels and len(columns) > 1 else {}
+        scores = old.scores[:, self.columns]
+        losses = self._apart(how, seen, out, old.x, scores) if how.repels and len(self.columns) > 1 else {}
         losses = {name: self._share(True) * value for name, value in losses.items()}
         if how.contrastive:
             losses["contr_r"] = how.contrastive * self._contrast(how, seen.hidden, scores)
         return losses
 
-    def _apart(self, how: Exaggeration, seen: Seen, out: Tensor, x: Tensor, scores: Tensor, columns: Tensor) -> Losses:
+    def _apart(self, how: Exaggeration, seen: Seen, out: Tensor, x: Tensor, scores: Tensor) -> Losses:
         """Repulsion of distributions; repulsion and attraction of reconstructions."""
         net, draws, classes = self.dreamer, self.draws["exaggeration"], scores.shape[1]
         assert net is not None
@@ -302,7 +301,8 @@ class GenerativeReplay(Naive):
         if how.repulsion:
             if how.pair == "prior":
                 mode = torch.randint(net.config.modes, (len(x),), generator=draws).to(x.device)
-                other = net.means[columns[who.other], mode], net.logvars[columns[who.other], mode]
+                label = self.columns[who.other]
+                other = net.means[label, mode], net.logvars[label, mode]
                 kept = who.kept
             else:
                 partner = row[who.other]
@@ -369,10 +369,11 @@ class GenerativeReplay(Naive):
 
         table: `[T, m]`, a row a task where the task is told, else one of all old classes; widths: `[T]`, how many of a
         row count; members: the same as masks, `[T, C]`; active: classes that have come, `[C]`; owner: the task that a
-        class came in, `[C]`, -1 where it came in several.
+        class came in, `[C]`, -1 where it came in several; columns: all old classes, in order.
         """
         past = self.blocks[: self.learned]
-        rows = past if self.rivals is not None else [sorted({c for block in past for c in block})]
+        every = sorted({c for block in past for c in block})
+        rows = past if self.rivals is not None else [every]
         weights = classifier(self.network).weight
         longest = max(1, *(len(row) for row in [*rows, []]))
         table = torch.tensor([row + [0] * (longest - len(row)) for row in rows or [[]]], dtype=torch.long)
@@ -386,8 +387,10 @@ class GenerativeReplay(Naive):
             alone = [c for c in block if sum(c in other for other in past) == 1]
             owner[alone] = k
         widths = torch.tensor([len(row) for row in rows or [[]]])
-        made = (table, members, active, widths, owner)
-        self.table, self.members, self.active, self.widths, self.owner = (t.to(weights.device) for t in made)
+        made = (table, members, active, widths, owner, torch.tensor(every, dtype=torch.long))
+        self.table, self.members, self.active, self.widths, self.owner, self.columns = (
+            t.to(weights.device) for t in made
+        )
 
     def _held(self) -> list[nn.Parameter]:
         """What synaptic intelligence acts on: encoder and classifier, not what only dreams."""

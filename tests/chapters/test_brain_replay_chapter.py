@@ -134,6 +134,16 @@ def test_what_cannot_be_exaggerated_is_left_out(given: dict[str, Any]) -> None:
     assert QUICK.exaggerates and p.methods() and p.without() and p.added()
 
 
+@pytest.mark.parametrize("given", [{"recon_repulsion": 1.0}, {"not_hidden": True}, {"repulsion": 1.0, "pair": "prior"}])
+def test_every_table_can_be_made_of_a_chapter_that_exaggerates(given: dict[str, Any]) -> None:
+    p = settings(NAME, "quick", **given)
+    for q in (p, *(p.light.at(other) for other in p.others)):
+        tables = [q.methods(), q.without(), q.added(), q.swept(), q.released()]
+        assert q.exaggeration().on == (q.scenario != "task") == bool(tables[-1])
+    repelled = p.without()["... without class prior"].settings.exaggerate
+    assert repelled == replace(p.exaggeration(), pair="posterior")
+
+
 def test_1_10_ablations_have_the_published_gates() -> None:
     task, permuted = PAPER.at("CIFAR-100; task"), PAPER.at("permuted MNIST; domain")
     shut = {"feedback": (0.7, 0.3, 0.8), "distillation": (0.8, 0.0, 0.6), "class prior": (0.6, 0.0, 0.0)}
