@@ -46,26 +46,28 @@ class Batches:
 
     def steps(self, e: int) -> int:
         """Batches in experience e."""
-        return self.iterations or self.epochs * self._per_epoch(len(self.stream.experiences[e]))
-
-    def _per_epoch(self, samples: int) -> int:
-        """Batches in an epoch; a single sample that is left over joins the last one, for BatchNorm cannot take one."""
-        left_over = samples > self.batch_size > 1 and samples % self.batch_size == 1
-        return -(-samples // self.batch_size) - left_over
+        return self.iterations or self.epochs * per_epoch(len(self.stream.experiences[e]), self.batch_size)
 
     def batches(self, e: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """x `[B, ...]`, y `[B]` of every step of experience e from `start` on."""
         pool = self.stream.experiences[: e + 1] if self.joint else self.stream.experiences[e : e + 1]
-        per_epoch, samples = self._per_epoch(sum(len(part) for part in pool)), sum(len(part) for part in pool)
+        samples = sum(len(part) for part in pool)
+        long = per_epoch(samples, self.batch_size)
         epoch, order = -1, torch.empty(0)
         for step in range(start, self.steps(e)):
-            if step // per_epoch != epoch:
-                epoch = step // per_epoch
+            if step // long != epoch:
+                epoch = step // long
                 order = torch.randperm(samples, generator=generator(self.seed, f"order {e} {epoch}"))
                 order = order.to(pool[0].y.device)
-            first = step % per_epoch * self.batch_size
-            last = samples if step % per_epoch == per_epoch - 1 else first + self.batch_size
+            first = step % long * self.batch_size
+            last = samples if step % long == long - 1 else first + self.batch_size
             yield taken(pool, order[first:last])
+
+
+def per_epoch(samples: int, batch_size: int) -> int:
+    """Batches in an epoch; a single sample that is left over joins the last one, for BatchNorm cannot take one."""
+    left_over = samples > batch_size > 1 and samples % batch_size == 1
+    return -(-samples // batch_size) - left_over
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,33 @@ def plasticity(r: ArrayLike) -> Array:
     return np.diagonal(_matrix(r), axis1=-2, axis2=-1).mean(-1)
 
 
+def stability(r: ArrayLike) -> Array:
+    """S = mean_{j<z-1} R[z-1, j]: mean accuracy at the end on all but the last test set."""
+    m = _matrix(r)
+    return m[..., -1, :-1].mean(-1) if m.shape[-1] > 1 else m[..., 0, 0] * 0
+
+
+def trade_off(r: ArrayLike) -> Array:
+    """2 S P / (S + P) of `stability` and `plasticity`; 0 where both are 0."""
+    s, p = stability(r), plasticity(r)
+    return 2 * s * p / np.maximum(s + p, 1e-12)
+
+
+def of_seen(r: ArrayLike) -> Array:
+    """A_i = mean_{j<=i} R[i, j]: accuracy after every experience on the test sets so far, `[..., z]`."""
+    m = _matrix(r)
+    seen = np.tri(m.shape[-1])
+    return (m * seen).sum(-1) / seen.sum(-1)
+
+
+def incremental(r: ArrayLike) -> Array:
+    """mean_i A_i of `of_seen`: "average incremental accuracy"."""
+    return of_seen(r).mean(-1)
+
+
 def of_task(r: ArrayLike, name: str) -> Array:
     """Of one task: "t3" is R[z-1, 2], on the third test set at the end; "l3" is R[2, 2], when it was just learned;
-    "b3" is R[1, 2], just before. "last" is R[z-1, z-1].
+    "b3" is R[1, 2], just before; "s3" is the mean of R[2, :3], after it on all so far. "last" is R[z-1, z-1].
 
     Raises KeyError for another name, or a test set that there is not.
     """
@@ -51,10 +75,12 @@ def of_task(r: ArrayLike, name: str) -> Array:
     if name == "last":
         return matrix[..., -1, -1]
     kind, number = name[:1], name[1:]
-    rows = {"t": -1, "l": 0, "b": -1}
+    rows = {"t": -1, "l": 0, "b": -1, "s": 0}
     if kind not in rows or not number.isdigit() or not (kind == "b") < int(number) <= matrix.shape[-1]:
         raise KeyError(name)
     task = int(number) - 1
+    if kind == "s":
+        return of_seen(matrix)[..., task]
     return matrix[..., -1 if kind == "t" else task + rows[kind], task]
 
 
@@ -125,6 +151,9 @@ METRICS: dict[str, Callable[[ArrayLike], Array]] = {
     "Forg (first - last)": forgetting_first_last,
     "BWT": backward_transfer,
     "Plast": plasticity,
+    "Stab": stability,
+    "Trade-off": trade_off,
+    "Acc incremental": incremental,
 }
 
 

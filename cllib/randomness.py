@@ -10,15 +10,24 @@ import torch
 from torch import Tensor
 
 
-def generator(seed: int, purpose: str) -> torch.Generator:
-    """A CPU generator for one purpose ("init", "order", "replay", "memory" ...) of the run with this seed."""
+def generator(seed: int, purpose: str, device: str | torch.device = "cpu") -> torch.Generator:
+    """A generator for one purpose ("init", "order", "replay", "memory" ...) of the run with this seed.
+
+    device: a GPU where much is drawn; anything else is the CPU.
+    """
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    place = device if torch.device(device).type == "cuda" else "cpu"
+    return torch.Generator(place).manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def draw(seeds: Sequence[int], purpose: str, sample: Callable[[torch.Generator], Tensor]) -> Tensor:
     """Stack `sample(generator)` over runs: `[R, ...]`. Row r depends on `seeds[r]` and `purpose` alone."""
     return torch.stack([sample(generator(seed, purpose)) for seed in seeds])
+
+
+def normal(shape: Sequence[int], draws: torch.Generator, like: Tensor) -> Tensor:
+    """Standard normal numbers of a shape, made where the generator is, with the type and on the device of `like`."""
+    return torch.randn(tuple(shape), generator=draws, device=draws.device).to(like.device, like.dtype)
 
 
 @contextmanager

@@ -18,8 +18,10 @@ from cllib.learners.naive import Naive
 from cllib.learners.taskwise import Taskwise
 from cllib.models.binary import SCOPES, BinaryCNN, BinaryMLP
 from cllib.models.conv_front import ConvMLP
+from cllib.models.convit import ConViT
 from cllib.models.latent_vit import LatentViT
 from cllib.models.networks import CNN, MLP
+from cllib.models.plain_vit import PlainViT
 from cllib.models.replay_vae import ReplayVAE
 from cllib.models.vit import ViT
 from cllib.options import build, convert
@@ -82,6 +84,8 @@ NETWORKS: dict[str, Any] = {
     "latent_vit": LatentViT,
     "conv_mlp": ConvMLP,
     "replay_vae": ReplayVAE,
+    "convit": ConViT,
+    "plain_vit": PlainViT,
 }
 BORDER: dict[str, type[Taskwise]] = Registry({"taskwise": Taskwise})
 
@@ -177,7 +181,7 @@ class Recipe:
             network = self.network.build(stream.shape, stream.classes).to(device)
         optimiser = OPTIMIZERS[self.optimizer](network, self, seed)
         learner = self.kind(self.settings, network, optimiser, seed, stream.rivals(), self.batch_size)
-        learner.halved = self.halved
+        learner.halved, learner.epochs, learner.iterations = self.halved, self.epochs, self.iterations
         return BORDER["taskwise"](learner, self.reset, self.gamma, self.own_norms) if self.border else learner
 
     def feed(self, stream: Stream, seed: int) -> Batches:

@@ -35,7 +35,7 @@ class Record:
     test, validation: accuracy matrices `[n][E][E]` (rounded to 1e-4); online: accuracy before learning, per window,
     `[n][W]`. masked: as test, where only the classes compete that could (`Stream.masks`; empty where that says
     nothing). by_class, held: accuracy on each class, and stored samples of it, after every experience, `[n][E][C]`
-    (empty unless asked for).
+    (empty unless asked for). moments: as test, at other moments or asked of others (`Naive.moment`), by name.
     order: "published", or "own" where every run drew its sample order. data: hash of the arrays really
     used; whole, note: False for a part of the stream, and what its name does not say. confusion: at the end of the
     stream, `[n][C][C]`, rows true; curve: accuracy on an excerpt of every test set while training, `[n][K][J]`, after
@@ -82,6 +82,7 @@ class Record:
     masked: list[list[list[float]]] = field(default_factory=list)
     by_class: list[list[list[float]]] = field(default_factory=list)
     held: list[list[list[float]]] = field(default_factory=list)
+    moments: dict[str, list[list[list[float]]]] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -90,12 +91,15 @@ class Record:
     def metric(self, name: str) -> Array:
         """One value per seed, `[n]`: one of `metrics.METRICS`, "t3" or "l3" (`metrics.of_task`), or a tracked norm.
 
-        With "masked " before it, from the answers where only the classes of a sample's experience compete. Raises
-        KeyError for another name.
+        With "masked " before it, from the answers where only the classes of a sample's experience compete; with the
+        name of a moment and ": ", from the answers at that moment. Raises KeyError for another name.
         """
         if name in self.norms:
             return np.asarray(self.norms[name])[:, -1]
         matrix, name = (self.masked, name.removeprefix("masked ")) if name.startswith("masked ") else (self.test, name)
+        if ": " in name:
+            moment, name = name.split(": ")
+            matrix = self.moments[moment]
         return METRICS[name](matrix) if name in METRICS else of_task(matrix, name)
 
     def validation_accuracy(self) -> Array:
@@ -118,6 +122,7 @@ PER_SEED = (
     "diverged",
     "runs",
 )
+NAMED = ("norms", "moments")  # tables by name, each a row a seed
 MEASURED_FIELDS = ("seconds", "cpu_seconds", "peak_memory", "energy", "date", "commit")
 
 
@@ -125,8 +130,8 @@ def pooled(made: Sequence[Record]) -> list[Record]:
     """Records that differ in their seeds alone as one each, in order of appearance; times add up."""
     groups: dict[str, list[Record]] = {}
     for record in made:
-        same = {k: v for k, v in asdict(record).items() if k not in (*PER_SEED, *MEASURED_FIELDS, "norms")}
-        same["norms"] = sorted(record.norms)
+        same = {k: v for k, v in asdict(record).items() if k not in (*PER_SEED, *MEASURED_FIELDS, *NAMED)}
+        same |= {table: sorted(getattr(record, table)) for table in NAMED}
         groups.setdefault(json.dumps(same, sort_keys=True), []).append(record)
     return [group[0] if len(group) == 1 else _pool(group) for group in groups.values()]
 
@@ -164,10 +169,10 @@ def one_by_one(record: Record) -> Iterator[Record]:
     n = record.n
     for k in range(n):
         mine: dict[str, Any] = {name: getattr(record, name)[k : k + 1] for name in PER_SEED if name != "runs"}
-        norms = {name: rows[k : k + 1] for name, rows in record.norms.items()}
+        mine |= {table: {name: rows[k : k + 1] for name, rows in getattr(record, table).items()} for table in NAMED}
         shares = {name: getattr(record, name) / n for name in ("seconds", "cpu_seconds")}
         energy = {**record.energy, "joules": record.energy["joules"] / n} if record.energy else {}
-        yield replace(record, **mine, **shares, norms=norms, energy=energy)
+        yield replace(record, **mine, **shares, energy=energy)
 
 
 def _pool(records: Sequence[Record]) -> Record:
@@ -176,14 +181,17 @@ def _pool(records: Sequence[Record]) -> Record:
     group = [by_seed[seed] for seed in dict.fromkeys(seed for record in records for seed in record.seeds)]
     first = group[0]
     joined: dict[str, Any] = {name: [item for r in group for item in getattr(r, name)] for name in PER_SEED}
-    norms = {name: [row for r in group for row in r.norms[name]] for name in first.norms}
+    for table in NAMED:
+        joined[table] = {
+            name: [row for r in group for row in getattr(r, table)[name]] for name in getattr(first, table)
+        }
     sums = {name: round(sum(getattr(r, name) for r in group), 3) for name in ("seconds", "cpu_seconds")}
     joules = sum(r.energy.get("joules", 0) for r in group)
     energy = {**first.energy, "joules": round(joules, 1)} if first.energy else {}
     peak = max(r.peak_memory for r in group)
     dated = max(r.date for r in group)
     joined["runs"] = list(dict.fromkeys(joined["runs"]))
-    return replace(first, **joined, **sums, norms=norms, energy=energy, peak_memory=peak, date=dated)
+    return replace(first, **joined, **sums, energy=energy, peak_memory=peak, date=dated)
 
 
 # --- saving and loading ---
@@ -235,6 +243,7 @@ def records(
             masked=cut(outcome.masked, k) if outcome.masked.size else [],
             by_class=cut(outcome.by_class, k) if outcome.by_class.size else [],
             held=cut(outcome.held, k) if outcome.held.size else [],
+            moments={name: cut(values, k) for name, values in outcome.moments.items()},
             online=cut(outcome.online, k),
             samples=outcome.samples.tolist(),
             scrambles=cut(outcome.scrambles, k),

@@ -159,6 +159,7 @@ class Outcome:
     test: Array
     validation: Array
     masked: Array
+    moments: dict[str, Array]
     confusion: Array
     online: Array
     samples: Array
@@ -188,6 +189,7 @@ class History:
         self.every = every
         kinds = ("test", "validation", "masked", "curve", "by_class", "held")
         self.rows: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
+        self.moments: dict[str, list[Tensor]] = {}
         self.steps: list[int] = []
         self.norms: list[dict[str, Tensor]] = []
         self.confusion, self.finite = torch.empty(0), torch.tensor(True)
@@ -236,19 +238,22 @@ class History:
 
     def stacked(self, name: str, runs: int, experiences: int = 0) -> Array:
         """Rows of one kind, `[R, rows, J]`; J = 0 where nothing of the kind was measured."""
-        if not self.rows[name]:
-            return np.zeros((runs, experiences, 0))
-        rows = torch.stack(self.rows[name], -2)  # [..., rows, J]
-        return rows.reshape(-1, *rows.shape[-2:]).cpu().numpy()
+        return matrix(self.rows[name]) if self.rows[name] else np.zeros((runs, experiences, 0))
 
     def state_dict(self) -> dict[str, Any]:
         self.fold()
-        names = ("rows", "steps", "norms", "confusion", "finite", "right", "seen")
+        names = ("rows", "moments", "steps", "norms", "confusion", "finite", "right", "seen")
         return {**{name: getattr(self, name) for name in names}, "elapsed": self.seconds(), "memory": self.peak()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
+
+
+def matrix(rows: Sequence[Tensor]) -> Array:
+    """Rows `[..., J]` of every run as matrices, `[R, rows, J]`."""
+    stacked = torch.stack(tuple(rows), -2)  # [..., rows, J]
+    return stacked.reshape(-1, *stacked.shape[-2:]).cpu().numpy()
 
 
 # --- the loop ---
@@ -359,7 +364,7 @@ class Loop:
                 self.learner.begin(present)
             with one_thread() if self.feed.online else nullcontext():
                 self.learn(bar)
-            self.learner.finish(present)
+            self.finish(present)
             self.border()
             self.experience, self.step = self.experience + 1, 0
             self.save_if_due(border=True)
@@ -385,14 +390,30 @@ class Loop:
             self.history.steps.append(self.done)
         self.report("curve")
 
+    def finish(self, present: Experience) -> None:
+        """The end of an experience; what the learner calls a moment meanwhile is tested too."""
+        if hasattr(self.learner, "moment"):
+            self.learner.moment = self.moment
+        self.learner.finish(present)
+
+    def moment(self, name: str, asked: Any = None) -> None:
+        """A row of an accuracy matrix of that name, of the learner or of whoever else can `predict`."""
+        if "test" in self.exams and self.due():
+            exam = self.exams["test"]
+            given = exam.answers(self.learner if asked is None else asked).given
+            self.history.moments.setdefault(name, []).append(exam.accuracies(given))
+
+    def due(self) -> bool:
+        """Whether this border is tested."""
+        return (self.experience + 1) % self.exam_every == 0 or self.experience == len(self.steps) - 1
+
     def border(self) -> None:
         """What is measured between experiences: a row of the accuracy matrices, and the like."""
         history = self.history
         if "validation" in self.exams:
             exam = self.exams["validation"]
             history.rows["validation"].append(exam.accuracies(exam.answers(self.learner).given))
-        due = (self.experience + 1) % self.exam_every == 0 or self.experience == len(self.steps) - 1
-        tell = self.examine() if "test" in self.exams and due else {}
+        tell = self.examine() if "test" in self.exams and self.due() else {}
         history.norms += [norms(self.learner)] if self.track_norms else []
         history.fold()
         self.report("test", tell)
@@ -460,6 +481,7 @@ class Loop:
             test=history.stacked("test", runs, experiences),
             validation=history.stacked("validation", runs, experiences),
             masked=history.stacked("masked", runs, experiences),
+            moments={name: matrix(rows) for name, rows in history.moments.items()},
             confusion=history.confusion.cpu().numpy(),
             online=online,
             samples=samples,

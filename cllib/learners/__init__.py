@@ -5,6 +5,7 @@ A learner joins by one line in `LEARNERS`; `cllib.contract` then holds it to wha
 
 from cllib.fingerprint import Registry
 from cllib.learners.agem import AGEM
+from cllib.learners.birt import BiRT
 from cllib.learners.cwr import CWR
 from cllib.learners.der import DER, DERPlus
 from cllib.learners.er import ER
@@ -34,5 +35,6 @@ LEARNERS: dict[str, type[Naive]] = Registry(
         "cwr*": CWR,
         "latent": LatentReplay,
         "generative": GenerativeReplay,
+        "birt": BiRT,
     }
 )

@@ -1,6 +1,6 @@
 """Plain training, which forgets: the lower bound, and what every other learner of networks is made from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -22,6 +22,10 @@ class Nothing:
     """No settings."""
 
 
+def nobody(name: str, asked: Any = None) -> None:
+    """Where no loop listens."""
+
+
 class Naive:
     """One optimiser step a batch on the cross-entropy of that batch.
 
@@ -39,16 +43,23 @@ class Naive:
     Attributes:
         off: settings under which the learner is `Naive`, bit for bit; None if there are none.
         joint: whether batches are drawn from all experiences so far.
-        waits: whether a step needs values on the CPU, so that a GPU is waited for.
+        waits: whether a step needs values on the CPU, so that a GPU is waited for; chooses: whether the end of an
+            experience does.
         losses: the parts of the last step's loss.
         halved: multiply matrices in bfloat16 while learning; weights and tests stay in float32.
+        epochs, iterations: how long an experience is shown (`feeds.Batches`), for a learner that plans ahead.
+        moment: what a learner calls in `finish` at moments worth testing, with a name for it and, where that is not
+            its own, something to `predict`; the loop puts its exam there.
     """
 
     Settings: ClassVar[type] = Nothing
     off: ClassVar[Mapping[str, Any] | None] = None
     joint: ClassVar[bool] = False
     waits: ClassVar[bool] = False
+    chooses: ClassVar[bool] = False
     halved = False
+    epochs = 1
+    iterations: int | None = None
 
     def __init__(
         self,
@@ -62,6 +73,7 @@ class Naive:
         self.settings, self.network, self.optimiser = settings, network, optimiser
         self.seed, self.rivals, self.batch_size = seed, rivals, batch_size
         self.losses: Losses = {}
+        self.moment: Callable[..., None] = nobody
 
     @classmethod
     def feed(
