@@ -54,6 +54,24 @@ class Copies:
             self.networks[step] = deepcopy(learner.network).eval()
 
 
+class Lag:
+    """A `watch` of `learners.birt`: how far the semantic memory is from the working model.
+
+    Attributes:
+        rows: steps so far, |theta_s - theta_w| over what both have, and updates so far; none in the first experience.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, float, int]] = []
+
+    def __call__(self, step: int, learner: Any) -> None:
+        if learner.semantic is not None:
+            now = dict(learner.split.above.named_parameters())
+            pairs = [(p, now[name]) for name, p in learner.semantic.named_parameters() if "divergence" not in name]
+            squares = sum(float((slow - fast).detach().square().sum()) for slow, fast in pairs)
+            self.rows.append((step, squares**0.5, learner.updates))
+
+
 def each(logs: Sequence[Log]) -> Log:
     """One log that tells several."""
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from cllib.chapters import brain_replay, latent_replay, memory_head, metaplasticity
+from cllib.chapters import birt, brain_replay, latent_replay, memory_head, metaplasticity
 from cllib.chapters.common import DEVICES, PROFILES, Chapter
 from cllib.errors import UserError, one_of
 from cllib.options import convert, fit
@@ -22,12 +22,14 @@ CHAPTERS: dict[str, type[Chapter]] = {
     "02_metaplasticity": metaplasticity.MetaplasticityChapter,
     "03_latent_replay": latent_replay.LatentReplayChapter,
     "04_brain_inspired_replay": brain_replay.BrainReplayChapter,
+    "05_birt": birt.BiRTChapter,
 }
 DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "01_memory_head": memory_head.DEFAULTS,
     "02_metaplasticity": metaplasticity.DEFAULTS,
     "03_latent_replay": latent_replay.DEFAULTS,
     "04_brain_inspired_replay": brain_replay.DEFAULTS,
+    "05_birt": birt.DEFAULTS,
 }
 
 

@@ -229,15 +229,17 @@ def average(slow: nn.Module, fast: nn.Module, ema: float) -> None:
 class Shown(NamedTuple):
     """A batch as f sees it, classes by their place in the order in which they came.
 
-    r: `[B, ...]`; target: `[B, C]`, maybe soft; label: `[B]`; competing: `[B, C]` bool, None: all; mixed: which are
-    mixtures, `[B]` bool, None: none.
+    r: `[B, ...]`; target: `[B, C]`, maybe soft; label: `[B]`; competing: `[B, C]` bool, None: all. Of stored samples,
+    rows: where they are stored; mixed: which are mixtures; changed: which are not what is stored; on the CPU, `[B]`.
     """
 
     r: Tensor
     target: Tensor
     label: Tensor
     competing: Tensor | None
+    rows: Tensor | None = None
     mixed: Tensor | None = None
+    changed: Tensor | None = None
 
 
 # --- the learner ---
@@ -274,6 +276,8 @@ class BiRT(Naive):
         self.plan = (1, 1)  # steps an epoch, and in all
         self.updated = False  # f_s, in this epoch
         self.data = {"numbers": 0, "bytes": 0}  # of joint training
+        self.known = torch.empty(0, dtype=torch.bool)  # of the stored samples, those that f_s was asked about
+        self.said = torch.empty(0)  # its answers, `[M, C_old]`
         self.step_size = self.optimiser.defaults["lr"]
         device = next(self.network.parameters()).device
         self.draws = {purpose: generator(self.seed, purpose, device) for purpose in ("attention",)}
@@ -306,6 +310,7 @@ class BiRT(Naive):
         long = per_epoch(len(experience), self.batch_size)
         self.plan = long, self.iterations or self.epochs * long
         self.step, self.updated = 0, False
+        self._forget()
         self._train_all()
 
     def observe(self, x: Tensor, y: Tensor) -> Tensor:
@@ -477,18 +482,19 @@ class BiRT(Naive):
             low = self.old if how.label_range == "new" and self.growth[-1] else 0
             label = noises.relabelled(label, chosen, low, classes, self.draws["labels"])
         target = F.one_hot(label, classes).to(r.dtype)
-        competing, mixed = self._competing(label), None
+        competing, mixed = self._competing(label), torch.zeros(len(y), dtype=torch.bool)
         if how.mixup_p:
             draws = self.draws["mixing"]
-            mixed = noises.gated(len(y), how.mixup_p, how.gate, draws).to(y.device)
+            mixed = noises.gated(len(y), how.mixup_p, how.gate, draws)
             share, partner = noises.coefficient(how.mixup_shape, draws), torch.randperm(len(y), generator=draws)
-            partner = partner.to(y.device)
-            r, target = (noises.mixed(part, share, partner, mixed) for part in (r, target))
+            partner, chosen = partner.to(y.device), mixed.to(y.device)
+            r, target = (noises.mixed(part, share, partner, chosen) for part in (r, target))
             if competing is not None:
-                competing = competing | (competing[partner] & mixed[:, None])
+                competing = competing | (competing[partner] & chosen[:, None])
         if how.extrapolation:
             r = noises.extrapolated(r, label, how.extrapolation, classes)
-        return Shown(r, target, label, competing, mixed)
+        changed = mixed | bool(how.extrapolation or how.replay == "images")
+        return Shown(r, target, label, competing, rows, mixed, changed)
 
     def _losses(self, new: Shown | None, old: Shown | None) -> tuple[Tensor, Losses]:
         """What f answers to new and old samples, in one forward pass, and all losses."""
@@ -497,27 +503,27 @@ class BiRT(Naive):
         above, r = self.split.above, torch.cat([part.r for part in parts])
         e = above.embed(above.body(r, self._attention(0 if new is None else len(new.r), r, old)))
         answered = above.answer(e)
-        logits = self._columns(answered)
         diverged = above.diverge(e) if how.divergence and self.learned else None
+        taught = self._taught(new, old)
         share = self.share if how.scaled else 0.0
         losses: Losses = {}
         last = 0
-        for name, part, weight in (("", new, 1.0), ("_replay", old, how.replay_weight)):
+        for name, part, weight, beta in (
+            ("", new, 1.0, how.beta_new),
+            ("_replay", old, how.replay_weight, how.beta_replay),
+        ):
             if part is None:
                 continue
             rows = slice(last, last + len(part.r))
-            last = rows.stop
-            losses[f"loss{name}"] = weight * (1 - share) * LOSSES[how.loss](logits[rows], part.target, part.competing)
+            logits, last = self._columns(answered[rows]), rows.stop
+            losses[f"loss{name}"] = weight * (1 - share) * LOSSES[how.loss](logits, part.target, part.competing)
             if diverged is not None:
                 told = (part.label - self.old + 1).clamp(min=0)  # 0 for old classes, else 1 ... n
                 apiece = F.one_hot(told, diverged.shape[1]).to(r.dtype)
                 losses[f"divergence{name}"] = how.divergence * binary_cross_entropy(diverged[rows], apiece)
-            taught = self._taught(part, part is old)
-            if taught is not None:
-                weight = how.consistency * (how.beta_replay if part is old else how.beta_new)
-                weight *= share if how.scaled else 1.0
-                value = apart(logits[rows, : self.old], taught, how.distance)
-                losses[f"consistency{name}"] = weight * value
+            if name in taught:
+                weight = how.consistency * beta * (share if how.scaled else 1.0)
+                losses[f"consistency{name}"] = weight * apart(logits[:, : self.old], taught[name], how.distance)
         return answered, losses
 
     def _attention(self, first: int, r: Tensor, old: Shown | None) -> noises.AttentionNoise | None:
@@ -528,19 +534,61 @@ class BiRT(Naive):
         return noises.AttentionNoise(how.attention_p, how.attention_std, how.gate, self.draws["attention"], first, r)
 
     @torch.no_grad()
-    def _taught(self, part: Shown, replayed: bool) -> Tensor | None:
-        """What f_s says about old classes, `[B, C_old]`, through S; None where it has no weight."""
+    def _taught(self, new: Shown | None, old: Shown | None) -> dict[str, Tensor]:
+        """What f_s says about old classes, `[B, C_old]`, through S, by the name of the loss; where it has weight.
+
+        Of a sample that is as it is stored it is asked once, until it changes its mind.
+        """
         how: BiRTSettings = self.settings
-        if self.semantic is None or not how.consistency * (how.beta_replay if replayed else how.beta_new):
-            return None
-        tasks = sum(n > 0 for n in self.growth)
-        taught = self._columns(self.semantic(part.r, first=tasks - (self.growth[-1] > 0)))[:, : self.old]
-        if not (replayed or how.supervise_new) or not how.supervision_p or not how.supervision_std:
+        new = new if how.consistency * how.beta_new else None
+        old = old if how.consistency * how.beta_replay else None
+        if self.semantic is None or (new is None and old is None):
+            return {}
+        asked = torch.empty(0, dtype=torch.long) if old is None else self._unsaid(old)
+        parts = ([] if new is None else [new.r]) + ([] if old is None else [old.r[asked.to(old.r.device)]])
+        tasks = sum(n > 0 for n in self.growth) - (self.growth[-1] > 0)
+        said = self._columns(self.semantic(torch.cat(parts), first=tasks))[:, : self.old]
+        first = 0 if new is None else len(new.r)
+        taught: dict[str, Tensor] = {}
+        if new is not None:
+            taught[""] = self._supervised(said[:first], None) if how.supervise_new else said[:first]
+        if old is not None:
+            taught["_replay"] = self._supervised(self._said(old, asked, said[first:]), old.mixed)
+        return taught
+
+    def _unsaid(self, old: Shown) -> Tensor:
+        """Of replayed samples, those that f_s has to be asked about, `[k]`."""
+        assert old.changed is not None and old.rows is not None
+        if not len(self.known):
+            self.known = torch.zeros(len(self.memory), dtype=torch.bool)
+            self.said = old.r.new_zeros(len(self.memory), self.old)
+        return (old.changed | ~self.known[old.rows]).nonzero()[:, 0]
+
+    def _said(self, old: Shown, asked: Tensor, answers: Tensor) -> Tensor:
+        """The answers beside those that were known, which they join."""
+        assert old.changed is not None and old.rows is not None
+        device = self.said.device
+        taught = self.said[old.rows.to(device)]
+        taught[asked.to(device)] = answers.to(taught.dtype)
+        plain = asked[~old.changed[asked]]
+        self.said[old.rows[plain].to(device)] = taught[plain.to(device)]
+        self.known[old.rows[plain]] = True
+        return taught
+
+    def _forget(self) -> None:
+        """What f_s said holds no longer."""
+        self.known, self.said = torch.empty(0, dtype=torch.bool), torch.empty(0)
+
+    def _supervised(self, taught: Tensor, mixed: Tensor | None) -> Tensor:
+        """S on the teacher's logits `[B, C_old]`."""
+        how: BiRTSettings = self.settings
+        if not how.supervision_p or not how.supervision_std:
             return taught
-        chosen = noises.gated(len(taught), how.supervision_p, how.gate, self.draws["supervision"]).to(taught.device)
-        if part.mixed is not None and not how.supervise_mixed:
-            chosen = chosen & ~part.mixed
-        return noises.supervised(taught, chosen, how.supervision_std, self.draws["supervision"])
+        draws = self.draws["supervision"]
+        chosen = noises.gated(len(taught), how.supervision_p, how.gate, draws)
+        if mixed is not None and not how.supervise_mixed:
+            chosen = chosen & ~mixed
+        return noises.supervised(taught, chosen.to(taught.device), how.supervision_std, draws)
 
     def _update(self) -> None:
         """f_s moves towards f, once in a while."""
@@ -549,6 +597,7 @@ class BiRT(Naive):
         if float(torch.rand((), generator=self.draws["semantic memory"])) < self.settings.ema_rate:
             average(self.semantic, self.split.above, self.settings.ema)
             self.updates, self.updated = self.updates + 1, True
+            self._forget()
 
     def _end_epoch(self) -> None:
         """Where passes alternate, one over the memory; where updates of f_s are lost, they are lost now."""
@@ -558,6 +607,8 @@ class BiRT(Naive):
                 self._descend(rows)
         if self.anchor is not None:
             self.semantic = deepcopy(self.anchor)
+            if self.updated:
+                self._forget()
         self.updated = False
 
     def _descend(self, rows: Tensor) -> None:
@@ -625,7 +676,8 @@ class BiRT(Naive):
     def parts(self) -> dict[str, list[Tensor]]:
         copies = {"semantic memory": self.semantic, "anchor": self.anchor}
         kept = {name: [*copy.state_dict().values()] for name, copy in copies.items() if copy is not None}
-        return {**super().parts(), **kept, "buffer": [*self.memory.items.values()], "places": [self.place]}
+        kept |= {"buffer": [*self.memory.items.values()], "places": [self.place], "said": [self.said, self.known]}
+        return {**super().parts(), **kept}
 
     def sizes(self) -> dict[str, int]:
         return {**super().sizes(), "data": self.data["numbers"]}
@@ -637,18 +689,22 @@ class BiRT(Naive):
         names = (*COUNTERS, "plan")
         counters = {name: deepcopy(getattr(self, name)) for name in names}
         copies = {"semantic": self.semantic, "anchor": self.anchor}
-        kept = {name: None if copy is None else deepcopy(dict(copy.state_dict())) for name, copy in copies.items()}
+        kept: dict[str, Any] = {
+            name: None if copy is None else deepcopy(dict(copy.state_dict())) for name, copy in copies.items()
+        }
         draws = {purpose: draws.get_state() for purpose, draws in self.draws.items()}
+        kept |= {"known": self.known.clone(), "said": self.said.clone()}
         return {**super().state_dict(), **counters, **kept, "memory": self.memory.state_dict(), "draws": draws}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name in COUNTERS:
             setattr(self, name, deepcopy(state[name]))
         self.plan = tuple(state["plan"])
+        device = next(self.network.parameters()).device
         for task in range(self.split.above.grown, len(self.growth)):
             self._grow(task)
         if self.order:
-            self._place(next(self.network.parameters()).device)
+            self._place(device)
             if self.learned and self.settings.freeze:
                 self.split.below.requires_grad_(False).eval()
             self._train_all()
@@ -657,7 +713,8 @@ class BiRT(Naive):
             if copy is not None:
                 copy.load_state_dict(state[name])
             setattr(self, name, copy)
-        self.memory.load_state_dict(state["memory"])
+        self.memory.load_state_dict({name: values.to(device) for name, values in state["memory"].items()})
+        self.known, self.said = state["known"].clone(), state["said"].to(device, copy=True)
         for purpose, draws in self.draws.items():
             draws.set_state(state["draws"][purpose].clone())
         super().load_state_dict(state)

@@ -57,7 +57,7 @@ def disturb(mixed: Tensor, v: Tensor, noise: Noise | None) -> Tensor:
     if drawn is None:
         return mixed
     rows, e = drawn
-    return mixed.index_add(0, rows, e.to(v.dtype) @ v[rows])
+    return mixed.index_add(0, rows, (e.to(v.dtype) @ v[rows]).to(mixed.dtype))
 
 
 class GPSA(nn.Module):
@@ -98,7 +98,7 @@ class GPSA(nn.Module):
         b, h, n, d = v.shape
         flat = v.permute(1, 2, 0, 3).reshape(h, n, b * d)
         position = (gate * self.positional()).to(v.dtype) @ flat  # [h, N, B d]
-        mixed = torch.addcmul(position.view(h, n, b, d).permute(2, 0, 1, 3), content, 1 - gate)  # [B, h, N, d]
+        mixed = position.view(h, n, b, d).permute(2, 0, 1, 3) + content * (1 - gate)  # [B, h, N, d]
         return self.proj(joined(disturb(mixed, v, noise)))
 
     def maps(self, x: Tensor) -> Tensor:

@@ -1,0 +1,272 @@
+"""Chapter 5, BiRT: its parameters."""
+
+import os
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from cllib.augment import AUGMENTS
+from cllib.chapters.birt_settings import SETTINGS, Images, Setting, setting_stream
+from cllib.chapters.common import Chapter, check_sharing
+from cllib.errors import UserError, flag, one_of, whole, within
+from cllib.learners.birt import BiRTSettings
+from cllib.learners.der import DERPlusSettings
+from cllib.models.convit import ConViT
+from cllib.models.plain_vit import PlainViT
+from cllib.recipes import Recipe
+from cllib.streams.base import Stream
+
+NAME = "05_birt"
+USUAL = ("main", "noise", "released", "memory", "student", "look")
+PARTS = (*USUAL, "reference")  # the last one was run beforehand
+QUIET: dict[str, Any] = {"mixup_p": 0.0, "label_p": 0.0, "attention_p": 0.0, "supervision_p": 0.0, "extrapolation": 0.0}
+UNTAUGHT: dict[str, Any] = {**QUIET, "consistency": 0.0}  # without noise, nobody teaches
+PLAIN: dict[str, Any] = {"consistency": 0.0, "tune_epochs": 0, **QUIET}
+
+
+@dataclass(frozen=True)
+class BiRTChapter(Chapter):
+    """Chapter 5. Behind each knob its symbol in the paper or its name in the released program.
+
+    The knobs from `setting` on describe one method, BiRT, on one setting; every table varies it. None: as the setting
+    or the recipe has it.
+    """
+
+    parts: tuple[str, ...] = USUAL  # which parts of the chapter are run
+    workers: int | None = None  # processes that share the runs on a CPU; None: one a core
+    other_seeds: int = 3  # runs behind everything but the main comparison
+    light_epochs: int | None = 5  # epochs a task in all tables but the main one; None: as there
+    compared: tuple[str, ...] = (
+        *("joint", "fine-tuning only", "image replay", "DER++", "representation replay"),
+        "BiRT",
+    )
+    stds: tuple[float, ...] = (0.1, 1.0)  # of attention noise, in the ablation
+    buffers: tuple[int, ...] = (20, 50, 200)  # of the smaller and larger memories
+    live: bool = True  # draw the curves while the first run trains, in JupyterLab
+    data_dir: str | None = None  # where CIFAR, Tiny-ImageNet or ImageNet-100 lie
+    train_size: int | None = None  # only the first so many of each class
+
+    setting: str = "digits, 5 tasks, 100"  # a row of the published table
+    recipe: str = "paper"  # paper | released
+    tasks: int | None = None
+    epochs: int | None = 10  # a task
+    batch_size: int | None = None
+    lr: float | None = None
+    buffer_size: int | None = None  # M, memory_size
+    replay_from: int = 1  # k
+    augment: str | None = None
+    ema: float | None = None  # gamma, ema_alpha
+    ema_rate: float | None = None  # alpha_e, ema_frequency
+    replay_weight: float = 1.0  # alpha
+    consistency: float = 1.0  # rho
+    beta_new: float | None = None  # beta_1, distill_weight
+    beta_replay: float | None = None  # beta_2, distill_weight_buffer
+    divergence: float = 0.1
+    loss: str = "bce"  # bce | ce
+    mixup_p: float | None = None  # M
+    label_p: float | None = None  # T
+    label_range: str | None = None  # seen | new
+    attention_p: float = 0.5  # A
+    attention_std: float | None = None
+    supervision_p: float = 0.4  # S
+    supervision_std: float = 0.01
+    extrapolation: float | None = None  # X
+    gate: str = "sample"  # sample | batch
+    tune_epochs: int = 20
+    dtype: str = "float32"  # of what is stored: float32 | float16 | int8
+    halved: bool = False  # multiply matrices in bfloat16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sharing(self.parts, PARTS, self.workers)
+        whole("other_seeds", self.other_seeds, 1)
+        for name in ("light_epochs", "train_size", "tasks", "epochs", "batch_size", "buffer_size"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), 1)
+        for name in ("compared", "stds", "buffers"):
+            if not getattr(self, name):
+                raise UserError(f"{name} is empty: give one at least")
+        for method in self.compared:
+            one_of("compared", method, tuple(METHODS))
+        for std in self.stds:
+            within("stds", std, 0)
+        for size in self.buffers:
+            whole("buffers", size, 1)
+        flag("live", self.live)
+        one_of("setting", self.setting, tuple(SETTINGS))
+        if self.lr is not None:
+            within("lr", self.lr, 1e-12)
+        if self.augment is not None:
+            one_of("augment", self.augment, AUGMENTS)
+        self.trained("birt", self.settings(), self.network())
+
+    # --- the setting ---
+
+    @property
+    def how(self) -> Setting:
+        """What the method is run with where the parameters do not say."""
+        return SETTINGS[self.setting]
+
+    @property
+    def images(self) -> Images:
+        """What the images are learned with."""
+        return self.how.images
+
+    @property
+    def crew(self) -> int:
+        """Processes that share the runs."""
+        return 1 if self.on != "cpu" else self.workers or os.cpu_count() or 1
+
+    @property
+    def few(self) -> list[int]:
+        """The seeds of everything but the main comparison."""
+        return list(range(self.seed, self.seed + self.other_seeds))
+
+    @property
+    def light(self) -> "BiRTChapter":
+        """The chapter with the epochs of the smaller tables."""
+        return replace(self, epochs=self.light_epochs or self.epochs)
+
+    def stream(self) -> Stream:
+        """The stream. Raises UserError for data not at hand."""
+        return setting_stream(self.setting, self.tasks, self.data_dir, self.train_size)
+
+    def network(self, **changes: Any) -> ConViT:
+        """The transformer."""
+        return replace(self.images.network, replay_from=self.replay_from, **changes)
+
+    def settings(self, **changes: Any) -> BiRTSettings:
+        """Of BiRT, or with changes."""
+        own = {f.name for f in fields(BiRTSettings)}
+        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name in own}
+        told |= {
+            "buffer_size": self.buffer_size or self.how.buffer,
+            "warmup_epochs": self.images.warmup,
+            "tune_step_size": self.images.tune_lr,
+        }
+        table = ("ema", "ema_rate", "beta_new", "beta_replay")
+        defaults = {name: getattr(self.how, name) for name in table}
+        defaults |= {"augment": self.images.augment, "attention_std": self.images.attention_std}
+        told |= {name: value for name, value in defaults.items() if told.get(name) is None}
+        return BiRTSettings(**{**told, **changes})
+
+    def trained(self, learner: str, settings: Any, network: Any) -> Recipe:
+        """A method with the setting's training."""
+        return Recipe(
+            learner,
+            settings,
+            network,
+            optimizer="adamw",
+            step_size=self.lr or self.images.lr,
+            weight_decay=1e-6,
+            batch_size=self.batch_size or self.images.batch,
+            epochs=self.epochs or self.images.epochs,
+            halved=self.halved,
+        )
+
+    def birt(self, **changes: Any) -> Recipe:
+        """BiRT, or with changes."""
+        return self.trained("birt", self.settings(**changes), self.network())
+
+    # --- the tables ---
+
+    def methods(self) -> dict[str, Recipe]:
+        """The comparison."""
+        return {name: METHODS[name](self) for name in self.compared}
+
+    def noises(self) -> dict[str, Recipe]:
+        """Every noise alone and all together, attention noise by its size, and as released."""
+        own = self.settings()
+        made = {"none": QUIET, "M: representations": _only(own, "mixup_p"), "T: labels": _only(own, "label_p")}
+        for std in self.stds:
+            made[f"A: attention, {std:g}"] = {**_only(own, "attention_p"), "attention_std": std}
+        made["S: supervision"] = _only(own, "supervision_p")
+        for std in self.stds:
+            made[f"all, A {std:g}"] = {"attention_std": std}
+        made["M and T as released"] = {"mixup_p": 1.0, "label_p": 0.5, "label_range": "new"}
+        return {label: self.birt(**changes) for label, changes in made.items()}
+
+    def released(self) -> dict[str, Recipe]:
+        """Both recipes, and the paper's with one difference of the released program at a time."""
+        return {label: self.birt(**{"recipe": "paper", **changes}) for label, changes in _DIFFERENCES.items()}
+
+    def memories(self) -> dict[str, Recipe]:
+        """The semantic memory by gamma, no fine-tuning, and the episodic memory by size and type."""
+        hows: dict[str, dict[str, Any]] = {"BiRT": {}, "no fine-tuning": {"tune_epochs": 0}}
+        hows |= {f"gamma {ema:g}": {"ema": ema} for ema in (0.9, 0.99)}
+        hows |= {f"M {size}": {"buffer_size": size} for size in self.buffers}
+        hows |= {f"in {dtype}": {"dtype": dtype} for dtype in ("float16", "int8")}
+        made = {label: self.birt(**changes) for label, changes in hows.items()}
+        for size in self.buffers:
+            made[f"image replay, M {size}"] = self.birt(replay="images", buffer_size=size, **PLAIN)
+        return made
+
+    def student(self) -> dict[str, Recipe]:
+        """The students' plain transformer, all data so far: whole, cut, and with their g that never learns."""
+        cut = replace(PlainViT(), patch=self.images.network.patch)
+        nets = {"whole": replace(cut, cut=0), "cut in two": cut, "g detached": replace(cut, detached=True)}
+        how = self.settings(replay="all", loss="ce", **PLAIN)
+        return {label: self.trained("birt", how, network) for label, network in nets.items()}
+
+    def reference(self) -> dict[str, Recipe]:
+        """What the specification's prototype was run with; beforehand, for it takes long."""
+        hows: dict[str, dict[str, Any]] = {
+            "all noises, A 1, shares": {"attention_std": 1.0, "scaled": True},
+            "all noises, A 1": {"attention_std": 1.0},
+            "all noises, A .1, shares": {"attention_std": 0.1, "scaled": True},
+            "A 1 alone, shares": {**_only(self.settings(), "attention_p"), "attention_std": 1.0, "scaled": True},
+            "no noise, shares": {**QUIET, "scaled": True},
+            "no noise, no teacher": UNTAUGHT,
+            "labels .5, shares": {"attention_std": 1.0, "label_p": 0.5, "scaled": True},
+            "no fine-tuning, shares": {"attention_std": 1.0, "tune_epochs": 0, "scaled": True},
+        }
+        return {label: self.birt(**changes) for label, changes in hows.items()}
+
+
+def _only(own: BiRTSettings, name: str) -> dict[str, Any]:
+    """All noises off but one, which has the probability it has."""
+    return {**QUIET, name: getattr(own, name)}
+
+
+_DIFFERENCES: dict[str, dict[str, Any]] = {
+    "as the paper says": {"recipe": "paper"},
+    "as released": {"recipe": "released"},
+    "all is mixed": {"mixup_p": 1.0, "supervise_mixed": False},
+    "half of the labels, to new classes": {"label_p": 0.5, "label_range": "new"},
+    "extrapolation": {"extrapolation": 0.5},
+    "lost updates": {"persistent": False},
+    "shares": {"scaled": True},
+    "shares, by width": {"scaled": True, "by_width": True},
+    "passes alternate": {"alternating": True},
+    "chosen and stored augmented": {"deterministic": False},
+    "noise on new supervision": {"supervise_new": True},
+}
+
+
+def _derpp(p: BiRTChapter) -> Recipe:
+    settings = DERPlusSettings(p.settings().buffer_size, p.batch_size or p.images.batch)
+    return p.trained("der++", settings, p.network(tasks=p.tasks or p.how.tasks))
+
+
+METHODS: dict[str, Any] = {
+    "joint": lambda p: p.birt(replay="all", **PLAIN),
+    "fine-tuning only": lambda p: p.birt(replay="none", **PLAIN),
+    "image replay": lambda p: p.birt(replay="images", **PLAIN),
+    "DER++": _derpp,
+    "representation replay": lambda p: p.birt(**UNTAUGHT),
+    "BiRT": lambda p: p.birt(),
+}
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "seeds": 2,
+        "other_seeds": 1,
+        "epochs": 1,
+        "light_epochs": 1,
+        "train_size": 20,
+        "tune_epochs": 1,
+        "buffers": (20,),
+        "workers": 1,
+    },
+    "quick": {"seeds": 3},
+    "paper": {"seeds": 5, "other_seeds": 3, "epochs": None, "light_epochs": 50, "setting": "CIFAR-100, 10 tasks, 500"},
+}
