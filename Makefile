@@ -47,6 +47,7 @@ bench: $(READY) ## measure the speed against the original programs and a bare lo
 	$(PYTHON) tests/benchmarks/bench_metaplasticity.py
 	$(PYTHON) tests/benchmarks/bench_latent_replay.py
 	$(PYTHON) tests/benchmarks/bench_brain_replay.py
+	$(PYTHON) tests/benchmarks/bench_birt.py
 
 lab: $(READY) ## open the chapters in JupyterLab
 	$(PYTHON) -m jupyter lab --LabApp.default_url=/lab/tree/book

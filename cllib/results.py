@@ -413,6 +413,26 @@ def beforehand(made: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["measured beforehand", "stream", "n", "date", "on"])
 
 
+def paired(
+    made: Sequence[Record], pairs: Sequence[tuple[str, str, str]], name: str, metric: str = "Acc"
+) -> pd.DataFrame:
+    """Differences of two labels of an experiment, paired by seed, and whether they can be told from nothing.
+
+    pairs: experiment, label, other label; those that were not both run with two seeds are left out. name: of the runs,
+    for the first column.
+    """
+    found = {(record.experiment, record.label): record for record in made}
+    rows = []
+    for experiment, better, worse in pairs:
+        one, other = found.get((experiment, better)), found.get((experiment, worse))
+        if one is None or other is None or one.seeds != other.seeds or one.n < 2:
+            continue
+        mean, half = interval(one.metric(metric) - other.metric(metric))
+        verdict = "cannot be told" if abs(mean) <= half else "better" if mean > 0 else "worse"
+        rows.append((name, f"{better} - {worse}", mean, half, one.n, verdict))
+    return pd.DataFrame(rows, columns=["runs", "difference", "mean", "could be told from", "n", "verdict"])
+
+
 def short(number: float) -> str:
     """.731 for 0.731, 340 for 340.0; n/a for what one seed cannot give."""
     if not np.isfinite(number):

@@ -41,6 +41,7 @@ class BiRTChapter(Chapter):
     )
     stds: tuple[float, ...] = (0.1, 1.0)  # of attention noise, in the ablation
     buffers: tuple[int, ...] = (20, 50, 200)  # of the smaller and larger memories
+    damaged: int = 150  # test images that are damaged
     live: bool = True  # draw the curves while the first run trains, in JupyterLab
     data_dir: str | None = None  # where CIFAR, Tiny-ImageNet or ImageNet-100 lie
     train_size: int | None = None  # only the first so many of each class
@@ -79,6 +80,7 @@ class BiRTChapter(Chapter):
         super().__post_init__()
         check_sharing(self.parts, PARTS, self.workers)
         whole("other_seeds", self.other_seeds, 1)
+        whole("damaged", self.damaged, 1)
         for name in ("light_epochs", "train_size", "tasks", "epochs", "batch_size", "buffer_size"):
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 1)
@@ -263,10 +265,20 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "epochs": 1,
         "light_epochs": 1,
         "train_size": 20,
+        "tasks": 2,
+        "stds": (0.1,),
         "tune_epochs": 1,
         "buffers": (20,),
+        "damaged": 30,
         "workers": 1,
     },
     "quick": {"seeds": 3},
-    "paper": {"seeds": 5, "other_seeds": 3, "epochs": None, "light_epochs": 50, "setting": "CIFAR-100, 10 tasks, 500"},
+    "paper": {
+        "seeds": 5,
+        "other_seeds": 3,
+        "damaged": 1000,
+        "epochs": None,
+        "light_epochs": 50,
+        "setting": "CIFAR-100, 10 tasks, 500",
+    },
 }

@@ -50,7 +50,10 @@ def flow() -> Figure:
         ax.text(x + width / 2, y + height / 2, name, ha="center", va="center", fontsize=9)
     for (x, y), (to_x, to_y), text in ARROWS:
         ax.annotate("", (to_x, to_y), (x, y), arrowprops={"arrowstyle": "->", "color": "0.3"})
-        ax.text((x + to_x) / 2, (y + to_y) / 2 + 0.05, text, ha="center", va="bottom", fontsize=8)
+        beside = 0.08 if x == to_x else 0.0  # a vertical arrow has its text on the right
+        across = x != to_x and y != to_y
+        label = ax.text((x + to_x) / 2 + beside - 0.3 * across, (y + to_y) / 2 + 0.05, text, fontsize=8)
+        label.set(ha="left" if beside else "center", va="center" if beside else "bottom")
     ax.set(xlim=(-0.2, 9.4), ylim=(-0.8, 1.9))
     ax.set_axis_off()
     return figure
@@ -146,9 +149,10 @@ def preferred(records: Sequence[Record], widths: list[int]) -> Figure:
         shares = np.array([recency(_tensor(one), widths).numpy() for one in record.confusion])  # [n, T]
         true = np.array([recency(_tensor(one).T, widths).numpy() for one in record.confusion]).mean(0)
         ax.bar(range(1, len(widths) + 1), shares.mean(0), color=CLASS_COLOURS[0], alpha=0.85)
-        ax.plot(np.repeat(shares.shape[0] * [range(1, len(widths) + 1)], 1, 0), shares, ".", color="0.3", markersize=3)
+        ax.plot(range(1, len(widths) + 1), shares.T, ".", color="0.3", markersize=3)
         ax.step(range(1, len(widths) + 1), true, where="mid", color="black", linewidth=1.2)
         ax.set(title=f"{record.label}\n(n = {record.n})", xlabel="task")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.title.set_fontsize("small")
     axes[0][0].set_ylabel("share of answers")
     return figure

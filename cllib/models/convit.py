@@ -332,7 +332,7 @@ class ConViT:
             )
         if self.tasks is not None and classes % self.tasks:
             raise UserError(f"tasks = {self.tasks}: must divide {classes} classes")
-        side, drops = shape[1] // self.patch, torch.linspace(0, self.drop_path, self.layers).tolist()
+        side, drops = shape[1] // self.patch, [self.drop_path * k / (self.layers - 1) for k in range(self.layers)]
         halves: list[nn.Module] = []
         for drop in drops[:-1]:
             halves += [AttentionHalf(self.dim, self.heads, side, drop), MLPHalf(self.dim, self.mlp_ratio, drop)]

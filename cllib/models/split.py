@@ -74,8 +74,8 @@ class Split(nn.Module):
         return logits
 
     def represent(self, x: Tensor) -> Tensor:
-        """r = g(x); without a graph where nothing in g learns."""
-        quiet = self.detached or not learns(self.below)
+        """r = g(x); without a graph where nothing in g learns, unless the samples themselves need one."""
+        quiet = not x.requires_grad and (self.detached or not learns(self.below))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not quiet):
             r: Tensor = self.below(x)
         return r
