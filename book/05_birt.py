@@ -26,7 +26,6 @@
 
 # %% tags=["hide-input"]
 import time
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -48,6 +47,7 @@ from cllib.chapters import birt_counts
 from cllib.experiments import Program, compare, restored
 from cllib.learners.birt import BiRTSettings, binary_cross_entropy, rate
 from cllib.ledger import Fact
+from cllib.metrics import of_seen
 from cllib.models.convit import looks
 from cllib.randomness import generator
 from cllib.streams.base import inputs
@@ -116,7 +116,9 @@ other_seeds = None  # runs behind everything else
 light_epochs = None  # epochs a task in all tables but the main one
 compared = None  # joint, fine-tuning only, image replay, DER++ ...
 stds = None  # of attention noise, in the ablation
+emas = None  # gamma, of slower averages
 buffers = None  # of the smaller and larger memories
+differences = None  # between recipes
 damaged = None  # test images that are damaged
 live = None  # draw curves while the first run trains, in JupyterLab
 data_dir = None  # where CIFAR, Tiny-ImageNet or ImageNet-100 lie
@@ -148,6 +150,17 @@ supervision_p = None  # S
 supervision_std = None
 extrapolation = None  # X
 gate = None  # sample | batch
+supervise_mixed = None  # from here on what the recipes differ in
+supervise_new = None
+persistent = None
+scaled = None  # auto_kd
+by_width = None
+alternating = None
+deterministic = None
+settled = None
+freeze_old = None
+merge = None
+distance = None  # l2 | squared
 tune_epochs = None
 dtype = None  # of what is stored: float32 | float16 | int8
 halved = None  # multiply matrices in bfloat16
@@ -253,7 +266,7 @@ if main:
 # the end on all but the last task, `Plast` (P) that on every task when it was just learned, `Trade-off` is $2SP/(S+P)$. Mean ± 95 %
 # interval. Joint training keeps all data.
 #
-# The same at three times the epochs, and on clothes, measured beforehand:
+# The same with 30 epochs a task and images shifted at random by a pixel, measured beforehand:
 
 # %% tags=["hide-input"]
 longer = [r for r in measured if r.experiment == "main"]
@@ -272,6 +285,22 @@ for where in dict.fromkeys(r.stream for r in longer):
 birt = next((r for r in main if r.label == "BiRT"), None)
 if birt is not None and "semantic memory" in birt.moments:
     display(figures.memories(birt))
+
+# %% [markdown]
+# The stages of the runs in numbers: accuracy on all classes so far, mean over seeds.
+
+# %% tags=["hide-input"]
+if birt is not None:
+    stages = {
+        "train, test": birt.moments["before fine-tuning"],
+        "fine-tune, test": birt.test,
+    }
+    rows = [f"task {k + 1}" for k in range(len(widths))]
+    display(
+        pd.DataFrame({k: of_seen(m).mean(0) for k, m in stages.items()}, rows).T.round(
+            3
+        )
+    )
 
 # %% tags=["full-width"]
 if birt is not None:
@@ -355,7 +384,7 @@ if own is not None:
     )
 
 # %% [markdown]
-# Each noise alone, and all of them. "As released" is what half of the labels turned into *new* classes and a mixture of everything do.
+# Each noise alone, and all of them.
 
 # %%
 if "noise" in p.parts:
@@ -393,7 +422,7 @@ if "look" in p.parts:
 # %%
 if "memory" in p.parts:
     remembered = on("memory", stream, light.memories(), p.few)
-    same = ("BiRT", "no fine-tuning", "gamma 0.9", "gamma 0.99")
+    same = ["BiRT", "no fine-tuning", *(f"gamma {ema:g}" for ema in p.emas)]
     some = [r for r in remembered if r.label in same]
     display(
         figures.intervals(
@@ -404,7 +433,7 @@ if "memory" in p.parts:
     display(figures.bytes_against(rest))
 
 # %% [markdown]
-# Representations in 16 or 8 bits are ours, not the paper's.
+# Representations in 8 bits are ours, not the paper's; `dtype` sets them.
 #
 # ## Damaged images, adversaries, and being sure
 #
@@ -479,7 +508,7 @@ if "released" in p.parts:
     display(figures.intervals(told, ["Acc", "before fine-tuning: Acc"]))
 
 # %% [markdown]
-# And at 30 epochs a task, measured beforehand:
+# And at 30 epochs a task, measured beforehand, with one difference at a time:
 
 # %%
 long = [r for r in measured if r.experiment == "released" and r.stream == stream.name]
@@ -514,7 +543,7 @@ if long:
 
 # %%
 if "reference" in p.parts:
-    on("reference", stream, replace(p, epochs=None).reference(), p.few)
+    on("reference", stream, p.longer.reference(), p.few)
 results.beforehand(measured)
 
 # %%
@@ -585,7 +614,7 @@ Markdown(
 # 2. Set `label_p = 0.5` and `label_range = "new"`, as released, and look at which task the answers fall into.
 # 3. Set `replay_from = 3`: what is stored comes from a deeper layer, and more of the network is frozen. What does plasticity do?
 # 4. Set `ema = 0.99`: a slow average instead of snapshots.
-# 5. Set `setting = "CIFAR-100, 10 tasks, 500"` on a GPU, `halved = True`.
+# 5. Set `setting = "CIFAR-100-10-500"` on a GPU, `halved = True`.
 #
 # ```{admonition} Answers to 2 and 3
 # :class: dropdown

@@ -34,22 +34,24 @@ class BiRTChapter(Chapter):
     parts: tuple[str, ...] = USUAL  # which parts of the chapter are run
     workers: int | None = None  # processes that share the runs on a CPU; None: one a core
     other_seeds: int = 3  # runs behind everything but the main comparison
-    light_epochs: int | None = 5  # epochs a task in all tables but the main one; None: as there
+    light_epochs: int | None = 8  # epochs a task in all tables but the main one; None: as there
     compared: tuple[str, ...] = (
         *("joint", "fine-tuning only", "image replay", "DER++", "representation replay"),
         "BiRT",
     )
     stds: tuple[float, ...] = (0.1, 1.0)  # of attention noise, in the ablation
-    buffers: tuple[int, ...] = (20, 50, 200)  # of the smaller and larger memories
+    emas: tuple[float, ...] = (0.99,)  # gamma, of slower averages
+    buffers: tuple[int, ...] = (20, 200)  # of the smaller and larger memories
+    differences: tuple[str, ...] = ("as the paper says", "as released")  # between the recipes; more: see DIFFERENCES
     damaged: int = 150  # test images that are damaged
     live: bool = True  # draw the curves while the first run trains, in JupyterLab
     data_dir: str | None = None  # where CIFAR, Tiny-ImageNet or ImageNet-100 lie
     train_size: int | None = None  # only the first so many of each class
 
-    setting: str = "digits, 5 tasks, 100"  # a row of the published table
+    setting: str = "digits-5-100"  # a row of the published table
     recipe: str = "paper"  # paper | released
     tasks: int | None = None
-    epochs: int | None = 10  # a task
+    epochs: int | None = None  # a task
     batch_size: int | None = None
     lr: float | None = None
     buffer_size: int | None = None  # M, memory_size
@@ -72,6 +74,17 @@ class BiRTChapter(Chapter):
     supervision_std: float = 0.01
     extrapolation: float | None = None  # X
     gate: str = "sample"  # sample | batch
+    supervise_mixed: bool | None = None  # from here on what paper and released program do differently
+    supervise_new: bool | None = None
+    persistent: bool | None = None
+    scaled: bool | None = None  # auto_kd
+    by_width: bool | None = None
+    alternating: bool | None = None
+    deterministic: bool | None = None
+    settled: bool | None = None
+    freeze_old: bool = False
+    merge: bool = True
+    distance: str = "l2"  # l2 | squared, as the students had it
     tune_epochs: int = 20
     dtype: str = "float32"  # of what is stored: float32 | float16 | int8
     halved: bool = False  # multiply matrices in bfloat16
@@ -84,15 +97,19 @@ class BiRTChapter(Chapter):
         for name in ("light_epochs", "train_size", "tasks", "epochs", "batch_size", "buffer_size"):
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 1)
-        for name in ("compared", "stds", "buffers"):
+        for name in ("compared", "stds", "emas", "buffers", "differences"):
             if not getattr(self, name):
                 raise UserError(f"{name} is empty: give one at least")
         for method in self.compared:
             one_of("compared", method, tuple(METHODS))
         for std in self.stds:
             within("stds", std, 0)
+        for ema in self.emas:
+            within("emas", ema, 0, 1)
         for size in self.buffers:
             whole("buffers", size, 1)
+        for name in self.differences:
+            one_of("differences", name, tuple(DIFFERENCES))
         flag("live", self.live)
         one_of("setting", self.setting, tuple(SETTINGS))
         if self.lr is not None:
@@ -122,6 +139,11 @@ class BiRTChapter(Chapter):
     def few(self) -> list[int]:
         """The seeds of everything but the main comparison."""
         return list(range(self.seed, self.seed + self.other_seeds))
+
+    @property
+    def longer(self) -> "BiRTChapter":
+        """The chapter with the training of the specification's prototype, on digits."""
+        return replace(self, epochs=30, augment="shift")
 
     @property
     def light(self) -> "BiRTChapter":
@@ -176,27 +198,24 @@ class BiRTChapter(Chapter):
         return {name: METHODS[name](self) for name in self.compared}
 
     def noises(self) -> dict[str, Recipe]:
-        """Every noise alone and all together, attention noise by its size, and as released."""
+        """Every noise alone, attention noise by its size, and all together."""
         own = self.settings()
         made = {"none": QUIET, "M: representations": _only(own, "mixup_p"), "T: labels": _only(own, "label_p")}
         for std in self.stds:
             made[f"A: attention, {std:g}"] = {**_only(own, "attention_p"), "attention_std": std}
-        made["S: supervision"] = _only(own, "supervision_p")
-        for std in self.stds:
-            made[f"all, A {std:g}"] = {"attention_std": std}
-        made["M and T as released"] = {"mixup_p": 1.0, "label_p": 0.5, "label_range": "new"}
+        made |= {"S: supervision": _only(own, "supervision_p"), "all": {}}
         return {label: self.birt(**changes) for label, changes in made.items()}
 
     def released(self) -> dict[str, Recipe]:
-        """Both recipes, and the paper's with one difference of the released program at a time."""
-        return {label: self.birt(**{"recipe": "paper", **changes}) for label, changes in _DIFFERENCES.items()}
+        """Both recipes, or the paper's with one difference of the released program at a time."""
+        return {label: self.birt(**{"recipe": "paper", **DIFFERENCES[label]}) for label in self.differences}
 
     def memories(self) -> dict[str, Recipe]:
         """The semantic memory by gamma, no fine-tuning, and the episodic memory by size and type."""
         hows: dict[str, dict[str, Any]] = {"BiRT": {}, "no fine-tuning": {"tune_epochs": 0}}
-        hows |= {f"gamma {ema:g}": {"ema": ema} for ema in (0.9, 0.99)}
+        hows |= {f"gamma {ema:g}": {"ema": ema} for ema in self.emas}
         hows |= {f"M {size}": {"buffer_size": size} for size in self.buffers}
-        hows |= {f"in {dtype}": {"dtype": dtype} for dtype in ("float16", "int8")}
+        hows["in int8"] = {"dtype": "int8"}
         made = {label: self.birt(**changes) for label, changes in hows.items()}
         for size in self.buffers:
             made[f"image replay, M {size}"] = self.birt(replay="images", buffer_size=size, **PLAIN)
@@ -210,7 +229,7 @@ class BiRTChapter(Chapter):
         return {label: self.trained("birt", how, network) for label, network in nets.items()}
 
     def reference(self) -> dict[str, Recipe]:
-        """What the specification's prototype was run with; beforehand, for it takes long."""
+        """What the specification's prototype was run with; beforehand, for it takes long (see `longer`)."""
         hows: dict[str, dict[str, Any]] = {
             "all noises, A 1, shares": {"attention_std": 1.0, "scaled": True},
             "all noises, A 1": {"attention_std": 1.0},
@@ -229,15 +248,15 @@ def _only(own: BiRTSettings, name: str) -> dict[str, Any]:
     return {**QUIET, name: getattr(own, name)}
 
 
-_DIFFERENCES: dict[str, dict[str, Any]] = {
+DIFFERENCES: dict[str, dict[str, Any]] = {
     "as the paper says": {"recipe": "paper"},
     "as released": {"recipe": "released"},
     "all is mixed": {"mixup_p": 1.0, "supervise_mixed": False},
-    "half of the labels, to new classes": {"label_p": 0.5, "label_range": "new"},
+    "half the labels to new classes": {"label_p": 0.5, "label_range": "new"},
     "extrapolation": {"extrapolation": 0.5},
     "lost updates": {"persistent": False},
     "shares": {"scaled": True},
-    "shares, by width": {"scaled": True, "by_width": True},
+    "shares by width": {"scaled": True, "by_width": True},
     "passes alternate": {"alternating": True},
     "chosen and stored augmented": {"deterministic": False},
     "noise on new supervision": {"supervise_new": True},
@@ -277,8 +296,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "seeds": 5,
         "other_seeds": 3,
         "damaged": 1000,
-        "epochs": None,
         "light_epochs": 50,
-        "setting": "CIFAR-100, 10 tasks, 500",
+        "differences": tuple(DIFFERENCES),
+        "setting": "CIFAR-100-10-500",
     },
 }

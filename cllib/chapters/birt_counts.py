@@ -51,7 +51,7 @@ def architecture() -> Counts:
 def memory() -> Counts:
     """Stored samples a class after every task, and the share of old classes."""
     made: Counts = {}
-    for name in ("CIFAR-100, 10 tasks, 500", "CIFAR-100, 5 tasks, 500", "digits, 5 tasks, 100"):
+    for name in ("CIFAR-100-10-500", "CIFAR-100-5-500", "digits-5-100"):
         how, classes = SETTINGS[name], 10 if name.startswith("digits") else 100
         for task in range(1, how.tasks + 1):
             each = classes // how.tasks * task
@@ -74,7 +74,7 @@ def training() -> Counts:
 
 def chances() -> Counts:
     """What the released probabilities amount to."""
-    law, update = beta(0.1, 0.1), SETTINGS["CIFAR-100, 10 tasks, 500"].ema_rate
+    law, update = beta(0.1, 0.1), SETTINGS["CIFAR-100-10-500"].ema_rate
     p, batches = STUDENTS
     seen = sum(1 - (1 - update) ** k for k in range(BATCHES)) / BATCHES
     return {

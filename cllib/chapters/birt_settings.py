@@ -85,8 +85,8 @@ CIFAR_10 = replace(LARGE, load=lambda where: cifar.load("cifar10", where, downlo
 SMALL = Images(
     lambda where: resplit(digits.labelled(), 5),
     ConViT(patch=2, dim=48, heads=4, layers=4, drop_path=0.0, std=0.1),
-    augment="shift",
-    epochs=30,
+    augment="none",
+    epochs=12,
     batch=32,
     lr=1e-3,
     warmup=0,
@@ -97,9 +97,9 @@ CLOTHES = replace(SMALL, load=lambda where: fashion_6k.load(), network=replace(S
 
 
 def _table(images: Images, name: str, rows: tuple[tuple[float, ...], ...]) -> dict[str, Setting]:
-    """Settings by name: tasks, M, gamma, alpha_e, beta_1, beta_2."""
+    """Settings by name, such as "CIFAR-100-5-200": tasks, M, gamma, alpha_e, beta_1, beta_2."""
     made = [Setting(images, int(tasks), int(size), *rest) for tasks, size, *rest in rows]
-    return {f"{name}, {s.tasks} tasks, {s.buffer}": s for s in made}
+    return {f"{name}-{s.tasks}-{s.buffer}": s for s in made}
 
 
 SETTINGS: dict[str, Setting] = {
@@ -155,6 +155,6 @@ def setting_stream(
     data = subset(data, train_size) if train_size else data
     count = tasks or how.tasks
     parts = split(data, count, None if how.images.order is None else how.images.order())
-    title = f"{name.split(',')[0]}, {count} tasks"
+    title = f"{name.rsplit('-', 2)[0]}, {count} tasks"
     made = sequence(title, parts, "class")
     return replace(made, whole=train_size is None, note=f"{train_size} of each class" if train_size else "")

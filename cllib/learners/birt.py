@@ -5,9 +5,10 @@ The network is g below and f above (`models.split`); after the first experience 
 samples is stored. `recipe` is "paper", or "released" for what the released program really does.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from math import cos, pi
 from typing import Any, ClassVar, NamedTuple
@@ -226,6 +227,17 @@ def average(slow: nn.Module, fast: nn.Module, ema: float) -> None:
             value.copy_(now[name])
 
 
+def start_over(optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter], step_size: float) -> None:
+    """An optimiser begins anew with these parameters; vectors have no weight decay."""
+    decay = optimiser.defaults.get("weight_decay", 0.0)
+    optimiser.state.clear()
+    optimiser.param_groups.clear()
+    kinds = ([p for p in parameters if p.dim() > 1], decay), ([p for p in parameters if p.dim() <= 1], 0.0)
+    for group, shrinking in kinds:
+        if group:
+            optimiser.add_param_group({"params": group, "lr": step_size, "weight_decay": shrinking})
+
+
 class Shown(NamedTuple):
     """A batch as f sees it, classes by their place in the order in which they came.
 
@@ -340,8 +352,7 @@ class BiRT(Naive):
         if self._stores:
             self._store(experience)
         self.moment("before fine-tuning")
-        if first and how.freeze:
-            self.split.below.requires_grad_(False).eval()
+        self._freeze(after=1)
         if not first and len(self.memory) and how.tune_epochs:
             self._tune()
         if first and how.taught:
@@ -351,7 +362,7 @@ class BiRT(Naive):
             if how.merge and not first:
                 average(self.semantic, self.split.above, how.ema)
         self.learned += 1
-        self._train_all()
+        self._forget()
 
     def predict(self, x: Tensor, experience: int | None = None) -> Tensor:
         """Logits; those of classes that have not come yet lie below all others, so that they are never the answer."""
@@ -423,21 +434,16 @@ class BiRT(Naive):
         """f as it is, for f_s."""
         return deepcopy(self.split.above).eval().requires_grad_(False)
 
+    def _freeze(self, after: int) -> None:
+        """No more learning in g, after any experiences."""
+        if after and self.settings.freeze:
+            self.split.below.requires_grad_(False).eval()
+
     def _train_all(self) -> None:
         """The optimiser starts over, with all that is not frozen."""
         if self.settings.freeze_old:
             self.split.above.hold(True)
-        self._renew(self.parameters(), self.step_size)
-
-    def _renew(self, parameters: list[nn.Parameter], step_size: float) -> None:
-        """The optimiser starts over with these parameters; vectors have no weight decay."""
-        decay = self.optimiser.defaults.get("weight_decay", 0.0)
-        self.optimiser.state.clear()
-        self.optimiser.param_groups.clear()
-        kinds = ([p for p in parameters if p.dim() > 1], decay), ([p for p in parameters if p.dim() <= 1], 0.0)
-        for group, shrinking in kinds:
-            if group:
-                self.optimiser.add_param_group({"params": group, "lr": step_size, "weight_decay": shrinking})
+        start_over(self.optimiser, self.parameters(), self.step_size)
 
     # --- a step ---
 
@@ -559,9 +565,6 @@ class BiRT(Naive):
     def _unsaid(self, old: Shown) -> Tensor:
         """Of replayed samples, those that f_s has to be asked about, `[k]`."""
         assert old.changed is not None and old.rows is not None
-        if not len(self.known):
-            self.known = torch.zeros(len(self.memory), dtype=torch.bool)
-            self.said = old.r.new_zeros(len(self.memory), self.old)
         return (old.changed | ~self.known[old.rows]).nonzero()[:, 0]
 
     def _said(self, old: Shown, asked: Tensor, answers: Tensor) -> Tensor:
@@ -577,7 +580,9 @@ class BiRT(Naive):
 
     def _forget(self) -> None:
         """What f_s said holds no longer."""
-        self.known, self.said = torch.empty(0, dtype=torch.bool), torch.empty(0)
+        count = 0 if self.semantic is None else len(self.memory)
+        self.known = torch.zeros(count, dtype=torch.bool)
+        self.said = torch.zeros(count, self.old, device=self.place.device)
 
     def _supervised(self, taught: Tensor, mixed: Tensor | None) -> Tensor:
         """S on the teacher's logits `[B, C_old]`."""
@@ -650,7 +655,9 @@ class BiRT(Naive):
         above.hold(False)
         parts = above.tuned()
         tuned = {id(p): p for part in parts for p in part.parameters() if p.requires_grad}
-        self._renew([*tuned.values()], how.tune_step_size)
+        optimiser = copy(self.optimiser)  # that of training keeps its moments until the next experience
+        optimiser.state, optimiser.param_groups = defaultdict(dict), []
+        start_over(optimiser, [*tuned.values()], how.tune_step_size)
         self.network.train(not how.settled)
         for part in parts:
             part.train()
@@ -662,9 +669,9 @@ class BiRT(Naive):
                 z = self._bodies(rows) if kept is None else kept[rows.to(kept.device)]
                 batch = self._plain(z, self.memory.items["y"][rows.to(z.device)])
                 logits = self._columns(above.answer(above.embed(z)))
-                self.optimiser.zero_grad()
+                optimiser.zero_grad()
                 (how.tune_weight * LOSSES[how.loss](logits, batch.target, batch.competing)).backward()
-                self.optimiser.step()
+                optimiser.step()
 
     @torch.no_grad()
     def _bodies(self, rows: Tensor) -> Tensor:
@@ -705,14 +712,14 @@ class BiRT(Naive):
             self._grow(task)
         if self.order:
             self._place(device)
-            if self.learned and self.settings.freeze:
-                self.split.below.requires_grad_(False).eval()
-            self._train_all()
+            self._freeze(after=len(self.growth) - 1)
+            self._train_all()  # as it did when the experience began
+            self._freeze(after=self.learned)
         for name in ("semantic", "anchor"):
-            copy = None if state[name] is None else self._copy()
-            if copy is not None:
-                copy.load_state_dict(state[name])
-            setattr(self, name, copy)
+            kept = None if state[name] is None else self._copy()
+            if kept is not None:
+                kept.load_state_dict(state[name])
+            setattr(self, name, kept)
         self.memory.load_state_dict({name: values.to(device) for name, values in state["memory"].items()})
         self.known, self.said = state["known"].clone(), state["said"].to(device, copy=True)
         for purpose, draws in self.draws.items():
