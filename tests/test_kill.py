@@ -22,7 +22,18 @@ KILLS = 8  # of each learner below, 80 in all
 SEED = 3
 # Replay, teachers, anchors, frozen parts, many runs at once, borders of tasks, latents that wait for their place,
 # dreams, a network that grows.
-KILLED = ("er", "der++", "ewc", "lwf", "cwr*", "mh der++", "metaplastic", "latent", "brain-inspired", "birt transformer")
+KILLED = (
+    "er",
+    "der++",
+    "ewc",
+    "lwf",
+    "cwr*",
+    "mh der++",
+    "metaplastic",
+    "latent",
+    "brain-inspired",
+    "birt transformer",
+)
 processes = multiprocessing.get_context("forkserver")  # forked from a process that has imported, and done nothing else
 processes.set_forkserver_preload(["cllib.contract", "torch._dynamo"])  # the latter: optimisers import it at first use
 

@@ -13,6 +13,7 @@ from cllib.metrics import (
     half_width,
     interval,
     minimum_accuracy,
+    of_seen,
     of_task,
     released_normalised,
     row_normalised,
@@ -73,6 +74,50 @@ def test_single_tasks_have_names() -> None:
     for wrong in ("t3", "t0", "x1", "t", "tx", "b1"):
         with pytest.raises(KeyError, match=wrong):
             of_task(r, wrong)
+
+
+THREE = np.array([[0.9, 0.3, 0.1], [0.5, 0.8, 0.2], [0.4, 0.6, 1.0]])
+
+
+def test_stability_plasticity_and_their_trade_off_by_hand() -> None:
+    stability, plasticity = (0.4 + 0.6) / 2, (0.9 + 0.8 + 1.0) / 3
+    assert METRICS["Stab"](THREE) == pytest.approx(stability) and METRICS["Plast"](THREE) == pytest.approx(plasticity)
+    assert METRICS["Trade-off"](THREE) == pytest.approx(2 * stability * plasticity / (stability + plasticity))
+    both = np.stack([THREE, np.eye(3)])
+    assert METRICS["Stab"](both) == pytest.approx([stability, 0])
+    assert METRICS["Trade-off"](both)[1] == 0 == METRICS["Trade-off"](np.zeros((3, 3))), "nothing kept, nothing gained"
+    assert METRICS["Trade-off"](np.ones((3, 3))) == pytest.approx(1)
+
+
+def test_accuracy_on_what_has_been_seen_by_hand() -> None:
+    seen = [0.9, (0.5 + 0.8) / 2, (0.4 + 0.6 + 1.0) / 3]
+    assert of_seen(THREE) == pytest.approx(seen) and METRICS["Acc incremental"](THREE) == pytest.approx(np.mean(seen))
+    assert of_seen(np.stack([THREE, np.eye(3)]))[1] == pytest.approx([1, 1 / 2, 1 / 3])
+    assert [float(of_task(THREE, f"s{k}")) for k in (1, 2, 3)] == pytest.approx(seen)
+    assert of_task(np.stack([THREE, np.eye(3)]), "s2") == pytest.approx([0.65, 0.5])
+    for wrong in ("s0", "s4", "s"):
+        with pytest.raises(KeyError, match=wrong):
+            of_task(THREE, wrong)
+    with pytest.raises(ValueError, match=r"\(2, 3\)"):
+        of_seen(THREE[:2])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_of_one_experience_only_accuracies_say_something(value: float) -> None:
+    one = [[value]]
+    assert METRICS["Stab"](one) == 0 == METRICS["Trade-off"](one)
+    assert METRICS["Acc incremental"](one) == value == METRICS["Acc"](one) == of_task(one, "s1")
+
+
+@given(arrays(float, (2, 4, 4), elements=st.floats(0, 1)))
+def test_a_trade_off_lies_between_and_the_future_is_not_seen(r: np.ndarray) -> None:
+    s, p, t = (METRICS[name](r) for name in ("Stab", "Plast", "Trade-off"))
+    assert (t <= np.maximum(s, p) + 1e-9).all() and (t >= np.minimum(s, p) - 1e-9).all()
+    assert (t <= 2 * np.minimum(s, p) + 1e-9).all()
+    past = r * np.tri(4)
+    np.testing.assert_allclose(of_seen(past), of_seen(r))
+    np.testing.assert_allclose(of_seen(r)[:, -1], METRICS["Acc"](r))
+    np.testing.assert_allclose(METRICS["Stab"](r), (METRICS["Acc"](r) * 4 - r[:, -1, -1]) / 3, atol=1e-12)
 
 
 def test_interval_is_students_t() -> None:

@@ -3,15 +3,22 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cllib import results
+from cllib.contract import tiny_stream
 from cllib.errors import UserError
 from cllib.experiments import choose, compare, grid, shape, together, vary
+from cllib.learners import LEARNERS
+from cllib.metrics import interval
+from cllib.models.convit import ConViT
+from cllib.recipes import Recipe
 from cllib.results import Record, all_kept, best, load, save, wide
 from cllib.streams import plane_stream
+from cllib.training import train
 from samples import LP, MH, STREAM, with_accuracy
 
 
@@ -218,3 +225,116 @@ def test_metrics_of_norms_and_of_tasks_have_names(made: list[Record]) -> None:
     assert record.metric("mean |w|").tolist() == [2.0, 4.0]
     with pytest.raises(KeyError):
         record.metric("nothing")
+
+
+# --- moments ---
+
+ONE = {"before": [[[0.5, 0.1], [0.4, 0.8]]], "f_s": [[[0.6, 0.0], [0.2, 0.9]]]}
+TWO = {"before": [[[0.7, 0.1], [0.6, 1.0]]], "f_s": [[[0.8, 0.0], [0.0, 0.3]]]}
+
+
+def test_metrics_of_moments_have_names(made: list[Record]) -> None:
+    record = replace(made[0], seeds=[1, 2], moments={name: [*ONE[name], *TWO[name]] for name in ONE})
+    assert record.metric("before: Acc").tolist() == pytest.approx([0.6, 0.8])
+    assert record.metric("f_s: Acc").tolist() == pytest.approx([0.55, 0.15])
+    assert record.metric("before: t1").tolist() == pytest.approx([0.4, 0.6])
+    assert record.metric("f_s: s2").tolist() == pytest.approx([0.55, 0.15])
+    assert record.metric("f_s: Stab").tolist() == pytest.approx([0.2, 0.0])
+    assert record.metric("Acc").shape == (3,), "of the tests, as ever"
+    for wrong in ("after: Acc", "before: nothing", "before: t3", "Acc: before"):
+        with pytest.raises(KeyError):
+            record.metric(wrong)
+
+
+def single(record: Record, seed: int, moments: dict) -> Record:
+    first = next(results.one_by_one(record))
+    return replace(first, seeds=[seed], moments=moments, runs=[f"run {seed}"], seconds=1.0)
+
+
+def test_moments_are_pooled_and_taken_apart_by_seed(made: list[Record]) -> None:
+    one, two = single(made[0], 7, ONE), single(made[0], 8, TWO)
+    (both,) = results.pooled([one, two])
+    assert both.seeds == [7, 8] and both.moments == {name: [*ONE[name], *TWO[name]] for name in ONE}
+    apart = list(results.one_by_one(both))
+    assert [part.moments for part in apart] == [ONE, TWO] and [part.seeds for part in apart] == [[7], [8]]
+    (again,) = results.pooled([both, two])
+    assert again.seeds == [7, 8] and again.moments == both.moments, "a seed that was run twice counts once"
+    (turned,) = results.pooled([replace(two, moments=dict(reversed(TWO.items()))), one])
+    assert turned.moments == {name: [*TWO[name], *ONE[name]] for name in ONE}
+
+
+def test_records_with_other_moments_are_not_pooled(made: list[Record]) -> None:
+    one, two = single(made[0], 7, ONE), single(made[0], 8, {"before": TWO["before"]})
+    assert [record.seeds for record in results.pooled([one, two])] == [[7], [8]]
+
+
+def test_moments_reach_the_record_and_the_disk(tmp_path: Path) -> None:
+    network = ConViT(patch=2, dim=8, heads=2, layers=2)
+    settings = LEARNERS["birt"].Settings(buffer_size=6, tune_epochs=1, ema_rate=0.5)
+    recipe = Recipe("birt", settings, network, optimizer="adamw", step_size=0.01, batch_size=8)
+    stream = tiny_stream()
+    (record,) = compare("moments", stream, {"birt": recipe}, [1, 2], "quick", store=tmp_path / "store")
+    assert record.moments.keys() == {"before fine-tuning", "semantic memory"}
+    for k, seed in enumerate(record.seeds):
+        outcome = train(recipe.build(stream, seed), stream, recipe.feed(stream, seed), progress=False)
+        for name, rows in record.moments.items():
+            assert np.allclose(rows[k], outcome.moments[name][0], atol=1e-4)
+    assert record.metric("semantic memory: Acc incremental").shape == (2,)
+    save([record], tmp_path / "saved")
+    assert load(tmp_path / "saved") == [record]
+
+
+# --- paired differences ---
+
+
+def of_paired(record: Record, label: str, values: list[float], **changes) -> Record:
+    return with_accuracy(record, values, experiment=changes.pop("experiment", "main"), label=label, **changes)
+
+
+def test_differences_are_paired_by_seed(made: list[Record]) -> None:
+    base = of_paired(made[0], "base", [0.1, 0.5, 0.9])
+    runs = [
+        base,
+        of_paired(made[0], "up", [0.2, 0.61, 1.0]),
+        of_paired(made[0], "down", [0.0, 0.39, 0.8]),
+        of_paired(made[0], "noisy", [0.9, 0.1, 0.8]),
+        of_paired(made[0], "same", [0.1, 0.5, 0.9]),
+    ]
+    pairs = [("main", label, "base") for label in ("up", "down", "noisy", "same")]
+    table = results.paired(runs, pairs, "here")
+    assert list(table.columns) == ["runs", "difference", "mean", "could be told from", "n", "verdict"]
+    assert table["difference"].tolist() == ["up - base", "down - base", "noisy - base", "same - base"]
+    assert table["verdict"].tolist() == ["better", "worse", "cannot be told", "cannot be told"]
+    assert set(table["runs"]) == {"here"} and set(table["n"]) == {3}
+    for row, values in zip(table.itertuples(), ([0.1, 0.11, 0.1], [-0.1, -0.11, -0.1]), strict=False):
+        mean, half = interval(values)
+        assert row[3:5] == pytest.approx((mean, half)) and half < abs(mean)
+    # differences of .1 among values .4 apart: unpaired, nothing could be told
+    assert interval([0.2, 0.61, 1.0])[1] > 0.9
+
+
+def test_what_cannot_be_paired_is_left_out(made: list[Record]) -> None:
+    base = of_paired(made[0], "base", [0.1, 0.2])
+    one = [of_paired(made[0], label, [0.1], experiment="single") for label in ("a", "base")]
+    runs = [
+        base,
+        of_paired(made[0], "better", [0.3, 0.41]),
+        replace(of_paired(made[0], "other seeds", [0.3, 0.4]), seeds=[5, 6]),
+        of_paired(made[0], "elsewhere", [0.3, 0.4], experiment="noise"),
+        *one,
+    ]
+    pairs = [("main", label, "base") for label in ("other seeds", "elsewhere", "never run", "better")]
+    pairs += [("main", "base", "never run"), ("single", "a", "base"), ("noise", "elsewhere", "base")]
+    assert results.paired(runs, pairs, "x")["difference"].tolist() == ["better - base"]
+    empty = results.paired(runs, pairs[:3], "x")
+    assert not len(empty) and "verdict" in empty.columns
+
+
+def test_any_metric_can_be_paired(made: list[Record]) -> None:
+    one, two = (of_paired(made[0], label, [0.5, 0.5]) for label in ("one", "two"))
+    moments = {"before": [[[0.0, 0.0], [0.2, 0.4]], [[0.0, 0.0], [0.4, 0.4]]]}
+    one = replace(one, moments={"before": (np.array(moments["before"]) + 0.25).tolist()})
+    two = replace(two, moments=moments)
+    table = results.paired([one, two], [("main", "one", "two")], "x", "before: Acc")
+    assert table["mean"].tolist() == pytest.approx([0.25]) and table["verdict"].tolist() == ["better"]
+    assert results.paired([one, two], [("main", "one", "two")], "x")["mean"].tolist() == [0]

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cllib.checkpoints import Keeper
-from cllib.contract import tiny_stream
+from cllib.contract import StopAt, Stopped, tiny_stream, trained
 from cllib.errors import UserError
 from cllib.experiments import compare
+from cllib.learners import LEARNERS
 from cllib.learners.heads import LearnerConfig
+from cllib.learners.naive import Naive
 from cllib.models.binary import BinaryMLP
 from cllib.models.memory_head import MemoryHeadConfig
 from cllib.models.networks import CNN, MLP
@@ -410,3 +412,114 @@ def test_masked_accuracies_of_one_test_are_among_the_classes_so_far(learner: str
     outcome = train(made, stream, recipe.feed(stream, 1), log=log, progress=False)
     assert outcome.masked.shape == (1, 3, 1) and outcome.masked[0, :, 0].tolist() == pytest.approx(wanted)
     assert outcome.masked[0, 0, 0] <= 2 / 6 + 1e-9 and (learner != "any" or wanted[0] != wanted[-1])
+
+
+# --- moments at the end of an experience ---
+
+
+class Fixed:
+    """Answers everything with one class."""
+
+    def __init__(self, c: int) -> None:
+        self.c = c
+
+    def predict(self, x: torch.Tensor, experience: int | None = None) -> torch.Tensor:
+        return torch.nn.functional.one_hot(torch.full((len(x),), self.c), 6).float()
+
+
+class Telling(Naive):
+    """Plain training that has itself tested, then shrinks its weights, and has somebody else tested."""
+
+    finished = 0
+
+    def finish(self, experience: Experience) -> None:
+        self.moment("before")
+        with torch.no_grad():
+            for p in self.parameters():
+                p.mul_(0.5)
+        self.moment("another", Fixed(self.finished))
+        self.finished += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "finished": self.finished}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.finished = state["finished"]
+        super().load_state_dict(state)
+
+
+@pytest.fixture
+def telling(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    monkeypatch.setitem(LEARNERS, "telling", Telling)
+    return replace(NAIVE, learner="telling", settings=None)
+
+
+def test_a_learner_is_tested_at_moments_it_names(telling: Recipe) -> None:
+    seen: list[float] = []
+    learner = telling.build(STREAM, 1)
+    right = 0.0
+
+    def watch(step: int, one: Any) -> None:  # what it would answer at the end of an experience, before `finish`
+        nonlocal right
+        x, y = (torch.cat([getattr(t, name) for t in STREAM.tests]) for name in ("x", "y"))
+        right = float((one.predict(x).argmax(1) == y).double().mean())
+        if step and step % 10 == 0:
+            seen.append(right)
+
+    outcome = train(learner, STREAM, telling.feed(STREAM, 1), progress=False, watch=watch)
+    assert list(outcome.moments) == ["before", "another"]
+    before, another = outcome.moments["before"], outcome.moments["another"]
+    assert before.shape == another.shape == outcome.test.shape == (1, 3, 3)
+    assert before[0].mean(-1).tolist() == pytest.approx(seen)
+    # Of the two classes of a test set one is answered right: class e, in test set e // 2.
+    assert another[0].tolist() == [[0.5, 0, 0], [0.5, 0, 0], [0, 0.5, 0]]
+    assert not np.array_equal(before, outcome.test) and run().moments == {}
+
+
+@pytest.mark.parametrize(("every", "rows"), [(1, [0, 1, 2]), (2, [1, 2]), (3, [2])])
+def test_moments_are_tested_where_borders_are(telling: Recipe, every: int, rows: list[int]) -> None:
+    whole, some = run(telling), run(telling, exam_every=every)
+    assert np.array_equal(some.test, whole.test[:, rows])
+    for name, matrix in whole.moments.items():
+        assert np.array_equal(some.moments[name], matrix[:, rows])
+
+
+def test_moments_without_tests_are_none(telling: Recipe) -> None:
+    outcome = run(telling, replace(STREAM, tests=()))
+    assert outcome.moments == {} and outcome.test.shape == (1, 3, 0)
+
+
+def test_moments_are_asked_as_tests_are(telling: Recipe) -> None:
+    told, free = run(telling, tiny_stream("task")), run(telling)
+    assert (told.moments["another"] == [[[0.5, 0.5, 0.5]] * 3]).all(), "told the task, the best of its own classes"
+    assert not np.array_equal(told.moments["before"], free.moments["before"])
+
+
+def test_moments_survive_a_stop(telling: Recipe, tmp_path: Path) -> None:
+    wanted = run(telling)
+    for cut in (4, 11, 13, 22):  # among steps, at borders
+        path = tmp_path / f"{cut}.pt"
+        with pytest.raises(Stopped):
+            run(telling, keeper=StopAt(path, cut))
+        resumed = run(telling, keeper=Keeper(path, "contract"))
+        assert resumed.moments.keys() == wanted.moments.keys()
+        for name, matrix in wanted.moments.items():
+            assert np.array_equal(resumed.moments[name], matrix), (cut, name)
+
+
+def test_a_history_keeps_its_moments() -> None:
+    history, other = History(5), History(5)
+    history.moments["before"] = [torch.tensor([0.5, 1.0])]
+    other.load_state_dict(history.state_dict())
+    assert list(other.moments) == ["before"] and other.moments["before"][0].tolist() == [0.5, 1.0]
+
+
+def test_learners_that_know_no_moments_have_none() -> None:
+    learner, outcome = trained(LearnerConfig(MemoryHeadConfig(units=6, use_threshold=5, age_threshold=5)))
+    assert not hasattr(learner, "moment") and outcome.moments == {} and outcome.test.shape == (1, 3, 3)
+
+
+def test_a_learner_alone_names_moments_to_nobody(telling: Recipe) -> None:
+    learner = telling.build(STREAM, 1)
+    learner.finish(STREAM.experiences[0])
+    assert learner.finished == 1

@@ -1,6 +1,7 @@
 """Event files that TensorBoard reads, and curves that are drawn while a learner trains."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,20 +9,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
+from torch import Tensor, nn
 
 from cllib import figures
 from cllib.contract import tiny_stream
 from cllib.errors import UserError
 from cllib.experiments import compare
+from cllib.learners.birt import BiRTSettings
 from cllib.learners.latent_replay import LatentReplaySettings
+from cllib.models.convit import ConViT
 from cllib.models.networks import MLP
 from cllib.randomness import generator
 from cllib.recipes import Recipe
 from cllib.results import Record
 from cllib.streams import Experience, Stream
 from cllib.training import train
-from cllib.watching import Copies, ReleasedScalars, TensorBoard, each, learning
+from cllib.watching import Copies, Lag, ReleasedScalars, TensorBoard, each, learning
 
 ER = Recipe("er", network=MLP((8,)), batch_size=8, epochs=2)
 
@@ -197,3 +200,65 @@ def test_1_8_tensorboard_can_be_what_writes(tmp_path: Path) -> None:
     found = events(tmp_path)
     assert found["test_accuracy"] == [(0, 0.25), (1, 0.5)] and found["test_loss"] == [(0, 1.5), (1, 1.0)]
     assert found["3/class accuracy"] == [(0, 0.5)] and found["3/rm count"] == [(0, 2.0)]
+
+
+# --- how far BiRT's semantic memory is behind ---
+
+
+class Half(nn.Module):
+    """A part of f with a divergence head."""
+
+    def __init__(self, weight: list[float], divergence: float) -> None:
+        super().__init__()
+        self.body = nn.ParameterList([torch.tensor(weight[:2]), torch.tensor(weight[2:])])
+        self.divergence = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(self.divergence.weight, divergence)
+        self.register_buffer("statistic", torch.tensor([divergence]))
+
+
+def test_a_lag_is_the_distance_of_what_both_memories_have() -> None:
+    lag = Lag()
+    working, semantic = Half([1.0, 2.0, 3.0], 7.0), Half([4.0, 2.0, -1.0], 100.0)
+    working.new_head = nn.Linear(3, 3)  # what f alone has
+    learner = SimpleNamespace(semantic=None, split=SimpleNamespace(above=working), updates=0)
+    lag(3, learner)
+    assert lag.rows == []
+    learner.semantic = semantic
+    lag(4, learner)
+    learner.updates = 2
+    with torch.no_grad():
+        semantic.body[1].fill_(3.0)
+    lag(5, learner)
+    assert lag.rows == [(4, 5.0, 0), (5, 3.0, 2)]  # 3 and 4 make 5
+
+
+def lag_of(rate: float, ema: float = 0.0) -> tuple[Lag, Any, list[int]]:
+    network = ConViT(patch=2, dim=8, heads=2, layers=2, drop_path=0.0)
+    how = BiRTSettings(buffer_size=12, tune_epochs=0, ema=ema, ema_rate=rate, merge=False)
+    stream = tiny_stream()
+    recipe = Recipe("birt", how, network, "adamw", 0.01, batch_size=8)
+    learner, feed, lag = recipe.build(stream, 0), recipe.feed(stream, 0), Lag()
+    found = train(learner, stream, feed, watch=lag, progress=False)
+    return lag, learner, found.ends.tolist()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_lag_has_a_row_a_step_after_the_first_experience() -> None:
+    lag, learner, ends = lag_of(rate=0.0)
+    assert [step for step, _, _ in lag.rows] == list(range(ends[0] + 1, ends[-1] + 1))
+    assert {updates for _, _, updates in lag.rows} == {0}
+    away = [distance for _, distance, _ in lag.rows]
+    assert 0 < away[0] < away[-1]
+    now = {n: p for n, p in learner.split.above.named_parameters() if not n.startswith("divergence")}
+    slow = dict(learner.semantic.named_parameters())
+    wanted = torch.cat([(slow[name] - p).flatten() for name, p in now.items()]).norm()
+    assert away[-1] == pytest.approx(float(wanted.detach()), rel=1e-5)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_lag_tells_updates_and_is_nothing_right_after_a_snapshot() -> None:
+    lag, learner, ends = lag_of(rate=1.0)
+    assert [updates for _, _, updates in lag.rows] == list(range(1, ends[-1] - ends[0] + 1))
+    assert learner.updates == lag.rows[-1][2] and {distance for _, distance, _ in lag.rows} == {0.0}
+    half, _, _ = lag_of(rate=1.0, ema=0.5)
+    assert all(distance > 0 for _, distance, _ in half.rows)

@@ -34,16 +34,16 @@ class BiRTChapter(Chapter):
     parts: tuple[str, ...] = USUAL  # which parts of the chapter are run
     workers: int | None = None  # processes that share the runs on a CPU; None: one a core
     other_seeds: int = 3  # runs behind everything but the main comparison
-    light_epochs: int | None = 8  # epochs a task in all tables but the main one; None: as there
+    light_epochs: int | None = 5  # epochs a task in all tables but the main one; None: as there
     compared: tuple[str, ...] = (
         *("joint", "fine-tuning only", "image replay", "DER++", "representation replay"),
         "BiRT",
     )
     stds: tuple[float, ...] = (0.1, 1.0)  # of attention noise, in the ablation
     emas: tuple[float, ...] = (0.99,)  # gamma, of slower averages
-    buffers: tuple[int, ...] = (20, 200)  # of the smaller and larger memories
+    buffers: tuple[int, ...] = (20,)  # of the smaller and larger memories
     differences: tuple[str, ...] = ("as the paper says", "as released")  # between the recipes; more: see DIFFERENCES
-    damaged: int = 150  # test images that are damaged
+    damaged: int = 100  # test images that are damaged
     live: bool = True  # draw the curves while the first run trains, in JupyterLab
     data_dir: str | None = None  # where CIFAR, Tiny-ImageNet or ImageNet-100 lie
     train_size: int | None = None  # only the first so many of each class
@@ -217,7 +217,7 @@ class BiRTChapter(Chapter):
         hows |= {f"M {size}": {"buffer_size": size} for size in self.buffers}
         hows["in int8"] = {"dtype": "int8"}
         made = {label: self.birt(**changes) for label, changes in hows.items()}
-        for size in self.buffers:
+        for size in (*self.buffers, self.settings().buffer_size):
             made[f"image replay, M {size}"] = self.birt(replay="images", buffer_size=size, **PLAIN)
         return made
 
@@ -287,7 +287,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "tasks": 2,
         "stds": (0.1,),
         "tune_epochs": 1,
-        "buffers": (20,),
         "damaged": 30,
         "workers": 1,
     },
