@@ -416,7 +416,7 @@ def beforehand(made: Sequence[Record]) -> pd.DataFrame:
 def paired(
     made: Sequence[Record], pairs: Sequence[tuple[str, str, str]], name: str, metric: str = "Acc"
 ) -> pd.DataFrame:
-    """Differences of two labels of an experiment, paired by seed, and whether they can be told from nothing.
+    """Differences of two labels of an experiment on one stream, paired by seed, and whether they can be told from 0.
 
     pairs: experiment, label, other label; those that were not both run with two seeds are left out. name: of the runs,
     for the first column.

@@ -32,7 +32,8 @@ def worsened(x: Tensor, kind: str, severity: int, draws: torch.Generator) -> Ten
         return (mean + strength * (x - mean)).clamp(0, 1)
     from torchvision.transforms.functional import gaussian_blur  # slow to import
 
-    size = min(2 * int(3 * strength + 0.5) + 1, x.shape[-1] - 1 + x.shape[-1] % 2)  # padding must fit into the image
+    largest = 2 * min(x.shape[-2:]) - 1  # images are mirrored at their edges
+    size = min(2 * int(3 * strength + 0.5) + 1, largest)
     return gaussian_blur(x, [size, size], [strength, strength])
 
 

@@ -34,7 +34,7 @@ class BiRTChapter(Chapter):
     parts: tuple[str, ...] = USUAL  # which parts of the chapter are run
     workers: int | None = None  # processes that share the runs on a CPU; None: one a core
     other_seeds: int = 3  # runs behind everything but the main comparison
-    light_epochs: int | None = 5  # epochs a task in all tables but the main one; None: as there
+    light_epochs: int | None = 5  # epochs a task in all tables but the main one
     compared: tuple[str, ...] = (
         *("joint", "fine-tuning only", "image replay", "DER++", "representation replay"),
         "BiRT",
@@ -260,6 +260,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "passes alternate": {"alternating": True},
     "chosen and stored augmented": {"deterministic": False},
     "noise on new supervision": {"supervise_new": True},
+    "frozen layers in training mode": {"settled": False},
 }
 
 
@@ -297,6 +298,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "damaged": 1000,
         "light_epochs": 50,
         "differences": tuple(DIFFERENCES),
+        "buffers": (200, 1000),
         "setting": "CIFAR-100-10-500",
     },
 }

@@ -35,7 +35,8 @@ def imagenet_100(where: Path) -> Labelled:
         raise UserError(f"{where}: {data.classes} class folders; ImageNet-100 has 100")
     edge = (LARGER - SIDE) // 2
     middle = slice(edge, edge + SIDE)
-    return replace(data, train_x=data.train_x[..., middle, middle], test_x=data.test_x[..., middle, middle])
+    train, test = (x[..., middle, middle].clone() for x in (data.train_x, data.test_x))
+    return replace(data, train_x=train, test_x=test)
 
 
 def imagenet_order() -> tuple[int, ...]:

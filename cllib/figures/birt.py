@@ -186,17 +186,20 @@ def balance(records: Sequence[Record]) -> Figure:
 
 @closed
 def robust(table: pd.DataFrame) -> Figure:
-    """Accuracy against what was done to the test images: a panel a kind, a line a method.
+    """Accuracy against what was done to the test images: a panel a kind, a line a method, mean and 95 % interval.
 
     table: columns kind, method, level, accuracy, one row a seed.
     """
     kinds = list(table["kind"].unique())
     figure, axes = plt.subplots(1, len(kinds), figsize=(3.3 * len(kinds), 3.4), sharey=True, squeeze=False)
     for ax, kind in zip(axes[0], kinds, strict=True):
-        own = table[table["kind"] == kind]
-        sns.lineplot(
-            own, x="level", y="accuracy", hue="method", marker="o", ax=ax, legend=False, errorbar=("ci", 95), seed=0
-        )
+        for k, name in enumerate(table["method"].unique()):
+            own = table[(table["kind"] == kind) & (table["method"] == name)]
+            rows = [(level, *interval(values.to_numpy())) for level, values in own.groupby("level")["accuracy"]]
+            levels, mean, half = (np.array(column) for column in zip(*rows, strict=True))
+            half = np.nan_to_num(half, posinf=0)
+            ax.plot(levels, mean, "o-", color=CLASS_COLOURS[k], markersize=4)
+            ax.fill_between(levels, mean - half, mean + half, color=CLASS_COLOURS[k], alpha=0.13, linewidth=0)
         ax.set(title=kind, xlabel="eps, in 255ths" if kind == "PGD" else "severity", ylim=(0, 1.02))
     handles = [plt.Line2D([], [], color=CLASS_COLOURS[k], marker="o") for k in range(table["method"].nunique())]
     figure.legend(handles, list(table["method"].unique()), loc="outside lower center", ncols=4, fontsize="small")
@@ -281,7 +284,8 @@ def gated_attention(maps: Tensor, gates: Tensor, layers: Sequence[str]) -> Figur
     maps: `[L, h, N, N]`; gates: `[L, h]`.
     """
     count, heads, n, _ = maps.shape
-    side, middle = round(n**0.5), n // 2 + round(n**0.5) // 2
+    side = round(n**0.5)
+    middle = side // 2 * side + side // 2
     figure, axes = plt.subplots(count, heads, figsize=(1.35 * heads + 0.8, 1.5 * count), squeeze=False)
     for line, row, gate, name in zip(axes, maps, gates, layers, strict=True):
         for ax, own, share in zip(line, row, gate, strict=True):

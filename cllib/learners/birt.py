@@ -292,8 +292,8 @@ class BiRT(Naive):
         self.said = torch.empty(0)  # its answers, `[M, C_old]`
         self.step_size = self.optimiser.defaults["lr"]
         device = next(self.network.parameters()).device
-        self.draws = {purpose: generator(self.seed, purpose, device) for purpose in ("attention",)}
-        self.draws |= {purpose: generator(self.seed, purpose) for purpose in PURPOSES if purpose != "attention"}
+        places = {"attention": device}  # where there is much to draw; all else on the CPU
+        self.draws = {purpose: generator(self.seed, purpose, places.get(purpose, "cpu")) for purpose in PURPOSES}
 
     @classmethod
     def feed(

@@ -291,7 +291,7 @@ def test_bytes_have_the_interval_of_the_accuracy(record: Record) -> None:
     np.testing.assert_allclose(segment, [[4, mean - half], [4, mean + half]])
 
 
-@pytest.mark.parametrize(("side", "place"), [(4, (2, 2)), (8, (4, 4))])
+@pytest.mark.parametrize(("side", "place"), [(4, (2, 2)), (8, (4, 4)), (7, (3, 3))])
 def test_gated_attention_is_looked_at_from_the_middle(side: int, place: tuple[int, int]) -> None:
     n = side**2
     maps = torch.arange(float(2 * 3 * n * n)).view(2, 3, n, n)

@@ -209,14 +209,16 @@ def one_hot(label: list[int], classes: int) -> list[list[float]]:
     return [[float(c == k) for c in range(classes)] for k in label]
 
 
-def noisy(ear: Ear, stream: Stream) -> tuple[Tensor, list[list[float]], list[int], list[list[bool]] | None]:
+def noisy(
+    ear: Ear, stream: Stream, wanted_rows: int
+) -> tuple[Tensor, list[list[float]], list[int], list[list[bool]] | None]:
     """Replayed representations, soft targets, labels and who competes, from what was drawn: T, M, X in this order."""
     one = ear.learner
     how, classes, old = one.settings, len(one.order), one.old
     told = ear.one("take")
     assert told is not None
     rows = told[0][0]
-    assert len(set(rows.tolist())) == len(rows), "without repetition"
+    assert len(set(rows.tolist())) == len(rows) == wanted_rows, "without repetition"
     r = one.memory.items["x"][rows].clone()
     if how.replay == "images":
         r = one.split.below(inputs(r)).detach()
@@ -280,7 +282,8 @@ def by_hand(ear: Ear, stream: Stream, x: Tensor | None, y: Tensor | None, replay
         parts.append(("", r, one_hot(label, classes), label, competes, 1.0, how.beta_new, []))
     attention = [out for _, out in ear.heard.get("attention", [])]
     if replays:
-        parts.append(("_replay", *noisy(ear, stream), how.replay_weight, how.beta_replay, attention))
+        count = len(ear.heard["take"][0][0][0]) if x is None else min(how.replay_size or len(x), len(one.memory))
+        parts.append(("_replay", *noisy(ear, stream, count), how.replay_weight, how.beta_replay, attention))
     else:
         assert not attention and not ear.heard.get("take")
     said = list(ear.heard.get("supervised", []))
@@ -1238,6 +1241,20 @@ def test_bytes_own_up_to_networks_memories_and_nothing_twice() -> None:
     assert learner.sizes()["semantic memory"] == sum(v.numel() for v in learner.semantic.state_dict().values())
 
 
+def test_fine_tuning_leaves_the_moments_of_training_to_be_counted() -> None:
+    learner, _ = at(recipe(), 1, steps=3)
+    learned = sum(p.nbytes for group in learner.optimiser.param_groups for p in group["params"])
+    before = learner.bytes()["optimiser"]
+    assert before >= 2 * learned
+    groups = [[id(p) for p in group["params"]] for group in learner.optimiser.param_groups]
+    moments = [value.clone() for state in learner.optimiser.state.values() for value in state.values()]
+    learner.finish(short().experiences[1])
+    assert learner.bytes()["optimiser"] == before
+    assert [[id(p) for p in group["params"]] for group in learner.optimiser.param_groups] == groups
+    kept = [value for state in learner.optimiser.state.values() for value in state.values()]
+    assert all(torch.equal(a, b) for a, b in zip(moments, kept, strict=True))
+
+
 # --- recipes (4) ---
 
 DIFFERENCES = {
@@ -1479,6 +1496,23 @@ def test_i25_three_models_are_tested_at_the_end_of_an_experience() -> None:
     assert not torch.equal(rows["semantic memory"][1], rows["test"][1])
 
 
+def test_i25_f_s_is_tested_in_evaluation_mode() -> None:
+    network = replace(NET, layers=4, replay_from=3, drop_path=0.6)
+    learner, _ = at(recipe(network, replay="images"), 0, steps=None)
+    x, told = short().tests[0].x, []
+
+    def moment(name: str, asked: Any = None) -> None:
+        if asked is not None:
+            modes = [m.training for m in learner.network.modules()]
+            told.extend([asked.predict(x), asked.predict(x)])
+            assert modes == [m.training for m in learner.network.modules()] and True in modes
+            assert not told[0].requires_grad
+
+    learner.moment = moment
+    learner.finish(short().experiences[0])
+    assert torch.equal(*told) and torch.equal(told[0], learner.predict(x))
+
+
 def test_i25_tests_are_the_same_twice_and_no_task_is_told() -> None:
     learner, _ = over(recipe(replace(NET, drop_path=0.5), **LOUD))
     x = torch.cat([test.x for test in short().tests])
@@ -1503,6 +1537,25 @@ def test_any_network_can_be_used(network: Any, changes: dict[str, Any]) -> None:
     with torch.no_grad():
         logits = learner.network.eval()(stream.tests[0].x)
     torch.testing.assert_close(learner.predict(stream.tests[0].x), logits)
+
+
+@pytest.mark.parametrize("network", [MLP((6,)), PLAIN], ids=["mlp", "plain"])
+def test_losses_of_any_network_are_of_the_classes_that_came(network: Any) -> None:
+    stream = permuted(short())
+    learner, batches = at(recipe(network, ema=0.5, ema_rate=0.5, beta_replay=0.3, **SILENT), 2, steps=2, stream=stream)
+    x, y = next(batches)
+    rows = torch.randperm(12, generator=learner.draws["replay"].clone_state())[: len(y)]
+    logits, losses = learner.objective(x, y)
+    old = learner.memory.items["x"][rows], learner.memory.items["y"][rows]
+    assert torch.equal(logits, learner.network(x)), "by class, as the network gives them"
+    with torch.no_grad():
+        for name, r, labels, beta in (("", learner.split.below(x), y, 0.05), ("_replay", *old, 0.3)):
+            answers, taught = learner.split.above(r), learner.semantic(r)
+            came, before = list(PERMUTATION), list(PERMUTATION[:4])
+            wanted = sigmoid_loss(answers[:, came], one_hot([came.index(c) for c in labels.tolist()], 6))
+            assert float(losses[f"loss{name}"].detach()) == pytest.approx(wanted, abs=1e-5)
+            wanted = beta * distance(answers[:, before], taught[:, before], "l2")
+            assert wanted > 1e-4 and float(losses[f"consistency{name}"].detach()) == pytest.approx(wanted, abs=1e-5)
 
 
 def test_representations_of_a_plain_transformer_are_stored() -> None:
@@ -1556,6 +1609,23 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(cuts: tuple[int, ...], 
     network = replace(NET, drop_path=0.3)
     made = recipe(network, augment="shift", ema_rate=0.4, ema=0.5, freeze_old=True, **{**LOUD, **changes})
     check_resume(made, cuts)
+
+
+@pytest.mark.parametrize("changes", [{}, {"recipe": "released"}], ids=str)
+def test_a_state_that_was_loaded_or_given_away_is_left_alone(changes: dict[str, Any]) -> None:
+    made = recipe(**{**SILENT, "replay_size": 12, "ema_rate": 0.3, **changes})
+    learner, batches = at(made, 1, steps=2)
+    state = learner.state_dict()
+    sealed = digest(state)
+    other = made.build(short(), 1)
+    other.load_state_dict(state)
+    assert digest(other.state_dict()) == sealed
+    for x, y in batches:
+        assert torch.equal(learner.observe(x, y), other.observe(x, y))
+    for one in (learner, other):
+        one.finish(short().experiences[1])
+        one.begin(short().experiences[2])
+    assert digest(state) == sealed and digest(learner.state_dict()) == digest(other.state_dict()) != sealed
 
 
 def test_a_finished_run_is_taken_up_by_a_fresh_learner(tmp_path: Path) -> None:
