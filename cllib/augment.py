@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cllib.errors import one_of
+from cllib.errors import UserError, one_of
 
 AUGMENTS = ("none", "shift", "crop", "published", "published large")
 LIGHT = {"published": "crop", "published large": "resized crop"}  # what BiRT stores representations of
@@ -64,10 +64,14 @@ def recut(x: Tensor, draws: torch.Generator) -> Tensor:
 
 def randaugmented(x: Tensor, draws: torch.Generator) -> Tensor:
     """Two of timm's changes of colour or shape to every image, on the CPU."""
+    from PIL import Image
     from timm.data.auto_augment import rand_augment_transform  # slow to import
     from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-    change = rand_augment_transform(RANDAUGMENT, {"translate_const": int(x.shape[-1] * 0.45)})
+    if x.shape[1] != 3:
+        raise UserError(f"augment = 'published': takes colour images, not {x.shape[1]} channels")
+    how = {"translate_const": int(x.shape[-1] * 0.45), "interpolation": Image.Resampling.BICUBIC}
+    change = rand_augment_transform(RANDAUGMENT, how)
     before = random.getstate()
     random.seed(int(torch.randint(2**62, (), generator=draws)))  # timm draws from Python's own generator
     try:

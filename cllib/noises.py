@@ -16,7 +16,8 @@ FREQUENT = 5  # labels whose samples are extrapolated
 
 def gated(count: int, p: float, gate: str, draws: torch.Generator) -> Tensor:
     """Which of `count` samples get a noise of probability p, `[count]` bool: each for itself, or all or none."""
-    return (torch.rand(count if gate == "sample" else 1, generator=draws) < p).expand(count)
+    drawn = torch.rand(count if gate == "sample" else 1, generator=draws, device=draws.device)
+    return (drawn.cpu() < p).expand(count)
 
 
 def coefficient(shape: float, draws: torch.Generator) -> float:
@@ -69,7 +70,7 @@ class AttentionNoise:
 
     def __init__(self, p: float, std: float, gate: str, draws: torch.Generator, first: int, like: Tensor) -> None:
         self.p, self.std, self.gate, self.draws, self.first, self.like = p, std, gate, draws, first, like
-        self.all = bool(torch.rand((), generator=draws) < p) if gate == "batch" else None
+        self.all = bool(gated(1, p, gate, draws)) if gate == "batch" else None
 
     def __call__(self, rows: int, heads: int, tokens: int) -> tuple[Tensor, Tensor] | None:
         count = rows - self.first

@@ -430,7 +430,7 @@ def paired(
         mean, half = interval(one.metric(metric) - other.metric(metric))
         verdict = "cannot be told" if abs(mean) <= half else "better" if mean > 0 else "worse"
         rows.append((name, f"{better} - {worse}", mean, half, one.n, verdict))
-    return pd.DataFrame(rows, columns=["runs", "difference", "mean", "could be told from", "n", "verdict"])
+    return pd.DataFrame(rows, columns=["runs", "difference", "mean", "half-width", "n", "verdict"])
 
 
 def short(number: float) -> str:

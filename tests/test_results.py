@@ -302,7 +302,7 @@ def test_differences_are_paired_by_seed(made: list[Record]) -> None:
     ]
     pairs = [("main", label, "base") for label in ("up", "down", "noisy", "same")]
     table = results.paired(runs, pairs, "here")
-    assert list(table.columns) == ["runs", "difference", "mean", "could be told from", "n", "verdict"]
+    assert list(table.columns) == ["runs", "difference", "mean", "half-width", "n", "verdict"]
     assert table["difference"].tolist() == ["up - base", "down - base", "noisy - base", "same - base"]
     assert table["verdict"].tolist() == ["better", "worse", "cannot be told", "cannot be told"]
     assert set(table["runs"]) == {"here"} and set(table["n"]) == {3}

@@ -20,7 +20,7 @@ USUAL = ("main", "noise", "released", "memory", "student", "look")
 PARTS = (*USUAL, "reference")  # the last one was run beforehand
 QUIET: dict[str, Any] = {"mixup_p": 0.0, "label_p": 0.0, "attention_p": 0.0, "supervision_p": 0.0, "extrapolation": 0.0}
 UNTAUGHT: dict[str, Any] = {**QUIET, "consistency": 0.0}  # without noise, nobody teaches
-PLAIN: dict[str, Any] = {"consistency": 0.0, "tune_epochs": 0, **QUIET}
+PLAIN: dict[str, Any] = {"recipe": "paper", "consistency": 0.0, "tune_epochs": 0, **QUIET}
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def imagenet_order() -> tuple[int, ...]:
 class Images:
     """A data set and what it is learned with, whatever the tasks; see `learners.birt.BiRTSettings` for the rest.
 
-    order: of the classes, None: as numbered; shift: what images are augmented by.
+    order: of the classes, None: as numbered.
     """
 
     load: Callable[[Path], Labelled]

@@ -8,7 +8,7 @@ samples is stored. `recipe` is "paper", or "released" for what the released prog
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import dataclass
 from math import cos, pi
 from typing import Any, ClassVar, NamedTuple
@@ -228,14 +228,21 @@ def average(slow: nn.Module, fast: nn.Module, ema: float) -> None:
 
 
 def start_over(optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter], step_size: float) -> None:
-    """An optimiser begins anew with these parameters; vectors have no weight decay."""
-    decay = optimiser.defaults.get("weight_decay", 0.0)
-    optimiser.state.clear()
-    optimiser.param_groups.clear()
-    kinds = ([p for p in parameters if p.dim() > 1], decay), ([p for p in parameters if p.dim() <= 1], 0.0)
-    for group, shrinking in kinds:
-        if group:
-            optimiser.add_param_group({"params": group, "lr": step_size, "weight_decay": shrinking})
+    """An optimiser begins anew with these parameters; vectors have no weight decay.
+
+    A parameter keeps the coefficient `meta` that its group had (`metaplasticity`); one that is new has none.
+    """
+    first = {name: value for name, value in optimiser.param_groups[0].items() if name != "params"}
+    own = {id(p): group.get("meta") for group in optimiser.param_groups for p in group["params"]}
+    new = 0.0 if "meta" in first else None
+    groups: dict[tuple[Any, bool], list[nn.Parameter]] = {}
+    for p in sorted(parameters, key=lambda p: p.dim() <= 1):
+        groups.setdefault((own.get(id(p), new), p.dim() > 1), []).append(p)
+    optimiser.state, optimiser.param_groups = defaultdict(dict), []
+    for (meta, matrices), group in groups.items():
+        told = {"lr": step_size, "weight_decay": optimiser.defaults.get("weight_decay", 0.0) if matrices else 0.0}
+        told |= {} if meta is None else {"meta": meta, "steps": 0}
+        optimiser.add_param_group({**first, **told, "params": group})
 
 
 class Shown(NamedTuple):
@@ -286,7 +293,7 @@ class BiRT(Naive):
         self.place = torch.empty(0, dtype=torch.long)  # of every class in the order, -1: none yet
         self.learned = self.step = self.updates = 0
         self.plan = (1, 1)  # steps an epoch, and in all
-        self.updated = False  # f_s, in this epoch
+        self.updated = False  # f_s, since the experience began, and the update is not lost
         self.data = {"numbers": 0, "bytes": 0}  # of joint training
         self.known = torch.empty(0, dtype=torch.bool)  # of the stored samples, those that f_s was asked about
         self.said = torch.empty(0)  # its answers, `[M, C_old]`
@@ -610,11 +617,9 @@ class BiRT(Naive):
             order = torch.randperm(len(self.memory), generator=self.draws["replay"])
             for rows in order.split(self.settings.replay_size or self.batch_size):
                 self._descend(rows)
-        if self.anchor is not None:
-            self.semantic = deepcopy(self.anchor)
-            if self.updated:
-                self._forget()
-        self.updated = False
+        if self.anchor is not None and self.updated:
+            self.semantic, self.updated = deepcopy(self.anchor), False
+            self._forget()
 
     def _descend(self, rows: Tensor) -> None:
         """A step on stored samples alone."""
@@ -655,8 +660,8 @@ class BiRT(Naive):
         above.hold(False)
         parts = above.tuned()
         tuned = {id(p): p for part in parts for p in part.parameters() if p.requires_grad}
-        optimiser = copy(self.optimiser)  # that of training keeps its moments until the next experience
-        optimiser.state, optimiser.param_groups = defaultdict(dict), []
+        optimiser = self.optimiser
+        training = optimiser.state, optimiser.param_groups  # kept until the next experience
         start_over(optimiser, [*tuned.values()], how.tune_step_size)
         self.network.train(not how.settled)
         for part in parts:
@@ -672,6 +677,7 @@ class BiRT(Naive):
                 optimiser.zero_grad()
                 (how.tune_weight * LOSSES[how.loss](logits, batch.target, batch.competing)).backward()
                 optimiser.step()
+        optimiser.state, optimiser.param_groups = training
 
     @torch.no_grad()
     def _bodies(self, rows: Tensor) -> Tensor:

@@ -855,7 +855,7 @@ def test_orders_say_what_the_paper_says() -> None:
     wanted |= {("BiRT, Figure 1", axis, large, "BiRT", "DyTox") for axis in axes}
     untold, m = "CIFAR-100, tasks and memory not told", "M: representations"
     better = [(m, "none"), ("S: supervision", "none"), ("A: attention, 1", "none")]
-    better += [("A: attention, 1", m), ("S: supervision", m)]
+    better += [("A: attention, 1", m), ("S: supervision", m), ("A: attention, 1", "S: supervision")]
     wanted |= {("BiRT, quoted", "noise", untold, one, other) for one, other in better}
     ten = "CIFAR-10, 5 tasks"
     wanted |= {("students", "student", ten, "whole", other) for other in ("cut in two", "g detached")}
