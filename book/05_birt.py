@@ -51,6 +51,7 @@ from cllib.metrics import of_seen
 from cllib.models.convit import looks
 from cllib.randomness import generator
 from cllib.streams.base import inputs
+from cllib.threads import one_thread
 from cllib.training import train
 from cllib.watching import Lag
 
@@ -414,7 +415,8 @@ if "look" in p.parts:
         program = Program((light.birt(persistent=lasting),), (p.seed,))
         learner, feed = program.start(stream.to(p.on), p.on)
         lag = Lag()
-        train(learner, stream.to(p.on), feed, watch=lag, progress=False)
+        with one_thread():
+            train(learner, stream.to(p.on), feed, watch=lag, progress=False)
         if lag.rows:
             lags[name] = lag.rows
     if lags:

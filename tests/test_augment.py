@@ -146,6 +146,12 @@ def test_random_numbers_come_from_one_generator(kind: str) -> None:
     assert torch.equal(first, found[0]) and torch.equal(first, second) == (kind == "none")
 
 
+@pytest.mark.parametrize("kind", ["published", "published large"])
+def test_grey_images_have_no_colours_to_change(kind: str) -> None:
+    with pytest.raises(UserError, match=r"^augment = 'published': takes colour images, not 1 channels$"):
+        augmented(images(shape=(1, 8, 8)), kind, draws())
+
+
 def test_an_unknown_kind_is_refused() -> None:
     for kind in ("flip", ""):
         with pytest.raises(UserError, match=f"augment = '{kind}': allowed are none, shift, crop, published"):

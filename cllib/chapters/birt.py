@@ -34,7 +34,7 @@ class BiRTChapter(Chapter):
     parts: tuple[str, ...] = USUAL  # which parts of the chapter are run
     workers: int | None = None  # processes that share the runs on a CPU; None: one a core
     other_seeds: int = 3  # runs behind everything but the main comparison
-    light_epochs: int | None = 5  # epochs a task in all tables but the main one
+    light_epochs: int | None = 4  # epochs a task in all tables but the main one
     compared: tuple[str, ...] = (
         *("joint", "fine-tuning only", "image replay", "DER++", "representation replay"),
         "BiRT",

@@ -87,7 +87,7 @@ SMALL = Images(
     lambda where: resplit(digits.labelled(), 5),
     ConViT(patch=2, dim=48, heads=4, layers=4, drop_path=0.0, std=0.1),
     augment="none",
-    epochs=10,
+    epochs=9,
     batch=32,
     lr=1e-3,
     warmup=0,

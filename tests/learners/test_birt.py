@@ -739,6 +739,25 @@ def test_the_end_of_an_experience_is_an_update_too(merge: bool, persistent: bool
         assert same(bits(learner.semantic), before)
 
 
+def test_f_s_is_asked_once_about_what_is_as_it_is_stored() -> None:
+    for changes, wanted in (
+        ({}, [5 + 12, 5, 4, 5]),
+        ({"beta_new": 0.0}, [12, 0, 0, 0]),
+        ({"beta_replay": 0.0}, [5, 5, 4, 5]),
+        ({"extrapolation": 0.5}, [17, 17, 16, 17]),
+        ({"mixup_p": 1.0}, [17, 17, 16, 17]),
+        ({"replay": "images"}, [17, 17, 16, 17]),
+        ({"ema_rate": 1.0}, [17, 17, 16, 17]),
+        ({"label_p": 0.5, "attention_p": 0.5, "supervision_p": 0.5}, [17, 5, 4, 5]),
+    ):
+        learner, batches = at(recipe(**{**SILENT, "replay_size": 12, "ema_rate": 0.0, **changes}), 1)
+        asked: list[int] = []
+        learner.semantic.register_forward_hook(lambda module, given, out, asked=asked: asked.append(len(given[0])))
+        for x, y in islice(batches, 4):
+            learner.observe(x, y)
+        assert asked == wanted, changes
+
+
 @pytest.mark.parametrize(
     "changes", [{"consistency": 0.0}, {"beta_new": 0.0, "beta_replay": 0.0}, {"consistency": 0.0, "recipe": "released"}]
 )
@@ -1339,6 +1358,10 @@ def test_i21_by_the_released_programs_count_nothing_is_new_after_an_update() -> 
         first = k % PER_EPOCH == 0
         assert (float(learner.losses["loss"]) > 0) == first
         assert float(learner.losses["consistency"]) > 0
+    learner, batches = at(replace(made, settings=replace(made.settings, persistent=True)), 1)
+    for k, (x, y) in enumerate(batches):  # and so it stays where updates are not lost
+        assert learner.share == (1.0 if k else 0.5)
+        learner.observe(x, y)
     for changes in ({"ema_rate": 0.0}, {"by_width": False}):
         learner, batches = at(replace(made, settings=replace(made.settings, **changes)), 1)
         for x, y in islice(batches, 3):
@@ -1605,7 +1628,7 @@ def test_what_was_learned_is_kept() -> None:
 
 @pytest.mark.parametrize(
     ("cuts", "changes"),
-    [((14, 21), {}), ((17,), {"recipe": "released", "dtype": "float16"})],
+    [((11, 14), {}), ((17, 22), {"recipe": "released", "dtype": "float16"})],
     ids=str,
 )
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(cuts: tuple[int, ...], changes: dict[str, Any]) -> None:
