@@ -72,7 +72,11 @@ def short(scenario: str = "class", experiences: int = 3) -> Stream:
 
 def recipe(network: Any = NET, **changes: Any) -> Recipe:
     told: dict[str, Any] = {"optimizer": "adamw", "step_size": 0.005, "batch_size": 5, "epochs": 2}
-    told |= {name: changes.pop(name) for name in (*told, "weight_decay", "halved", "iterations") if name in changes}
+    told |= {
+        name: changes.pop(name)
+        for name in (*told, "weight_decay", "halved", "iterations", "meta", "meta_scope")
+        if name in changes
+    }
     how: dict[str, Any] = {"buffer_size": 12, "tune_epochs": 2, **changes}
     return Recipe("birt", BiRTSettings(**how), network, **told)
 
@@ -1256,6 +1260,7 @@ def test_bytes_own_up_to_networks_memories_and_nothing_twice() -> None:
     told = learner.bytes()
     assert told["network"] == network and told["data"] == 0
     assert told["semantic memory"] == sum(v.nbytes for v in learner.semantic.state_dict().values())
+    assert told["said"] == 12 * (4 * 4 + 1), "four logits, and whether they are known, of every stored sample"
     assert "anchor" not in told
     lost, _ = at(recipe(persistent=False), 2, steps=1)
     assert lost.bytes()["anchor"] == told["semantic memory"]
@@ -1443,6 +1448,33 @@ def test_1_7_the_optimiser_starts_over_and_vectors_do_not_decay() -> None:
     assert sorted(learning) == sorted(id(p) for p in learner.network.parameters() if p.requires_grad)
     learner.observe(*next(batches))
     assert learner.optimiser.state
+
+
+@pytest.mark.parametrize("network", [MLP((6, 5)), NET], ids=["mlp", "convit"])
+def test_parameters_keep_their_coefficient_when_the_optimiser_starts_over(network: Any) -> None:
+    made = recipe(network, optimizer="metaplastic", meta=(1.35,), meta_scope="matrices", weight_decay=0.1)
+    stream = short()
+    learner, feed = made.build(stream, 1), made.feed(stream, 1)
+
+    def coefficients() -> dict[int, float]:
+        return {id(p): group["meta"] for group in learner.optimiser.param_groups for p in group["params"]}
+
+    before = coefficients()
+    assert set(before.values()) == {0.0, 1.35}
+    for e, experience in enumerate(stream.experiences[:2]):
+        learner.begin(experience)
+        now = coefficients()
+        learning = {id(p) for p in learner.network.parameters() if p.requires_grad}
+        assert now.keys() == learning and all(m == before.get(key, 0.0) for key, m in now.items())
+        for group in learner.optimiser.param_groups:
+            assert group["weight_decay"] == (0.1 if group["params"][0].dim() > 1 else 0.0) and group["steps"] == 0
+            assert len({p.dim() > 1 for p in group["params"]}) == 1
+        assert not learner.optimiser.state and len(now) == sum(len(g["params"]) for g in learner.optimiser.param_groups)
+        for x, y in feed.batches(e):
+            learner.observe(x, y)
+        learner.finish(experience)
+        assert coefficients() == now, "of training, after fine-tuning too"
+    assert 1.35 in coefficients().values()
 
 
 def test_1_7_as_published_the_step_size_warms_up_late_and_falls_along_a_cosine() -> None:
