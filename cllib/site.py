@@ -14,7 +14,7 @@ from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 from sphinx_external_toc.parsing import parse_toc_yaml
 
-from cllib.access import alternatives, mend, silent
+from cllib.access import FRONT, alternatives, mend, silent
 from cllib.errors import UserError
 from cllib.notebooks import ARTIFACTS, BOOK, ROOT, contents, source
 
@@ -150,11 +150,14 @@ def finish(html: Path, chapters: dict[str, NotebookNode], book: Path) -> None:
     shutil.copy(mathjax(), html / "_static" / MATHJAX)
     for name in chapters:
         shutil.copy(book / f"{name}.py", html / "_sources")
+    title = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["title"]
     texts = {name: text for notebook in chapters.values() for name, text in alternatives(notebook).items()}
     for page in html.rglob("*.html"):
         soup = BeautifulSoup(THEBE.sub("", page.read_text("utf-8")), "html.parser")
         mend(soup, texts, source=f"{page.stem}.py" if page.stem in chapters else None)
         page.write_text(str(soup), "utf-8")
+    front = FRONT.format(title=title, page=pages(book)[0])
+    (html / "index.html").write_text(front, "utf-8")
 
 
 def mathjax() -> Path:

@@ -131,10 +131,10 @@ def _frame(heads: Mapping[str, Snapshots], stream: Stream, step: float, t: int) 
 
 
 # Nothing moves by itself. A screen reader hears the slider's value when asked, not four times a second.
-PLAYER = """<figure class="film" id="{key}" role="group" aria-label="Film: {alt}">
-<img alt="{alt}" src="{first}">
+PLAYER = """<figure class="film" id="{key}" role="group" aria-label="Film: {alt}" style="margin:0">
+<img alt="{alt}" src="{first}" style="max-width:100%">
 <figcaption><button type="button" aria-label="Play" aria-pressed="false">&#9654; / &#10073;&#10073;</button>
-<input type="range" min="0" max="{last}" value="0" aria-label="Frame of the film" aria-valuetext="{label}">
+<input type="range" min="0" max="{last}" value="0" style="width:60%" aria-label="Frame" aria-valuetext="{label}">
 <output aria-live="off">{label}</output></figcaption> <script>(() => {{
   const box = document.getElementById("{key}"), frames = {frames}, labels = {labels};
   const [image, slider, label, button] = ["img", "input", "output", "button"].map(tag => box.querySelector(tag));

@@ -25,7 +25,8 @@ def drawn(names: tuple[str, ...] = ("naive", "er")) -> Figure:
 
 def test_the_alternative_says_purpose_titles_axes_and_legend() -> None:
     assert alternative(drawn()) == (
-        r"Accuracy after each step, with bands. Panels: test \alpha. Across: steps. Upwards: accuracy. Legend: naive; er."
+        r"Accuracy after each step, with bands. Panels: test \alpha. Across: steps. "
+        "Upwards: accuracy. Legend: naive; er."
     )
 
 
