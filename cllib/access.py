@@ -8,6 +8,8 @@ from textwrap import shorten
 from bs4 import BeautifulSoup, Tag
 from nbformat import NotebookNode
 
+AUTO = 'localStorage.getItem("theme") || "auto"'
+SYSTEM = 'localStorage.getItem("theme") || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")'
 FRONT = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta http-equiv="refresh" content="0; url={page}.html"></head>
@@ -43,6 +45,7 @@ def mend(soup: BeautifulSoup, texts: dict[str, str], source: str | None) -> None
     describe(soup)
     navigate(soup)
     download(soup, source)
+    begin(soup)
 
 
 def head(table: Tag) -> None:
@@ -88,3 +91,12 @@ def download(soup: BeautifulSoup, source: str | None) -> None:
         for words in item.select(".btn__text-container"):
             words.string = ".py"
         link.parent.insert_after(item)
+
+
+def begin(soup: BeautifulSoup) -> None:
+    """Let a page begin in the mode of the reader's system, not change to it later; without scripts it is light."""
+    if soup.html:
+        soup.html["data-theme"] = "light"
+    for script in soup("script", src=False):
+        if AUTO in (text := script.get_text()):
+            script.string = text.replace(AUTO, SYSTEM)

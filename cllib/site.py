@@ -18,6 +18,7 @@ from cllib.access import FRONT, alternatives, mend, silent
 from cllib.errors import UserError
 from cllib.notebooks import ARTIFACTS, BOOK, ROOT, contents, source
 
+BRANCH = re.compile(r"[\w./-]+")
 BINDER = "https://mybinder.org"
 FORGE = re.compile(r"(https://(?:github|gitlab)\.com/[\w.-]+/[\w.-]+?)(?:\.git)?/?")
 MATHJAX = "mathjax/tex-svg-full.js"
@@ -67,6 +68,8 @@ def configuration(repository: str | None, branch: str) -> dict[str, Any]:
     """Return what `_config.yml` says, and buttons for Binder, the repository and its issues where it has an address."""
     settings: dict[str, Any] = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
     if repository is not None:
+        if not BRANCH.fullmatch(branch):
+            raise UserError(f"branch {branch!r}: must be letters, digits, and . _ / -")
         settings["repository"] = {"url": public(repository), "branch": branch, "path_to_book": BOOK.name}
         settings["launch_buttons"] = {"binderhub_url": BINDER, "notebook_interface": "jupyterlab"}
         settings["html"] |= {"use_repository_button": True, "use_issues_button": True}
