@@ -40,6 +40,8 @@ def mend(soup: BeautifulSoup, texts: dict[str, str], source: str | None) -> None
     """Mend one page: `texts` are the alternatives of figures by file name, `source` the file a chapter is made from."""
     for image in soup("img", src=True):
         image["alt"] = texts.get(str(image["src"]).rpartition("/")[2]) or image.get("alt") or ""
+        if image.parent and "cell_output" in image.parent.get_attribute_list("class"):
+            image.wrap(soup.new_tag("div", attrs={"class": "output picture"}))  # a box to scroll in, on a phone
     for table in soup("table"):
         head(table)
     describe(soup)

@@ -34,6 +34,13 @@ def test_words_stored_with_a_figure_reach_its_picture() -> None:
     assert [image["alt"] for image in again("img")] == ['loss < 1 & "falling"', "drawn"]
 
 
+def test_a_figure_gets_a_box_of_its_own() -> None:
+    page = mended(
+        '<div class="cell_output container"><img src="a.png" alt="a"/></div><p><img src="b.png" alt="b"/></p>'
+    )
+    assert [box.img["src"] for box in page.select(".cell_output > .output")] == ["a.png"]
+
+
 @pytest.mark.parametrize("metadata", [{}, {"image/png": {}}, {"image/png": {"alt": ""}}])
 def test_a_figure_without_words_has_none(metadata: dict[str, object]) -> None:
     assert figure(metadata) == {}

@@ -42,7 +42,7 @@ def first_sentence(text: str) -> str:
 
 
 def alternative(figure: Figure) -> str:
-    """What a figure shows, in words: its label, then its titles, axes and legends, in at most 300 characters."""
+    """What a figure shows, in words: its label, then titles, axes, legends and names, in at most 300 characters."""
     shown = [ax for ax in figure.axes if ax.get_visible()]
     legends = [*figure.legends, *(legend for ax in shown if (legend := ax.get_legend()))]
     parts = {
@@ -51,9 +51,16 @@ def alternative(figure: Figure) -> str:
         "Across": [ax.get_xlabel() for ax in shown],
         "Upwards": [ax.get_ylabel() for ax in shown],
         "Legend": [entry.get_text() for legend in legends for entry in legend.get_texts()],
+        "Named": [word for ax in shown for word in named(ax)],
     }
     lines = [f"{name}: {words}." for name, texts in parts.items() if (words := listed(texts))]
     return shorten(" ".join([str(figure.get_label()) or "A figure.", *lines]), ALT_LENGTH, placeholder=" …")
+
+
+def named(ax: Axes) -> list[str]:
+    """The words written into a picture or along its axes; the numbers there would only fill an alternative text."""
+    marks = [*ax.texts, *ax.get_yticklabels(), *ax.get_xticklabels()]
+    return [text for mark in marks if re.search(r"[^\W\d_]{2}", text := mark.get_text()) and "\\math" not in text]
 
 
 def listed(texts: Iterable[str]) -> str:

@@ -17,6 +17,8 @@ def drawn(names: tuple[str, ...] = ("naive", "er")) -> Figure:
     figure, (left, right) = plt.subplots(1, 2)
     for name in names:
         left.plot([0, 1], [0, 1], label=name)
+    left.text(0, 0, "0.5")
+    left.set_yticks([0, 1], ["none", "all"])
     left.set(title=r"test $\alpha$", xlabel="steps", ylabel="accuracy")
     right.set(title="hidden", xlabel="steps", visible=False)
     left.legend()
@@ -26,7 +28,7 @@ def drawn(names: tuple[str, ...] = ("naive", "er")) -> Figure:
 def test_the_alternative_says_purpose_titles_axes_and_legend() -> None:
     assert alternative(drawn()) == (
         r"Accuracy after each step, with bands. Panels: test \alpha. Across: steps. "
-        "Upwards: accuracy. Legend: naive; er."
+        "Upwards: accuracy. Legend: naive; er. Named: none; all."
     )
 
 
@@ -60,3 +62,11 @@ def test_jupyter_keeps_the_words_beside_the_picture(monkeypatch: pytest.MonkeyPa
         data, metadata = shell.display_formatter.format(drawn(), include={"image/png"})
         assert set(data) == {"image/png"} and metadata["image/png"]["alt"] == alternative(drawn())
         assert "image/png" not in shell.display_formatter.format(Figure())[0]  # nothing drawn, nothing shown
+
+
+def test_powers_of_ten_are_no_names() -> None:
+    figure, ax = plt.subplots()
+    ax.set(xscale="log", xlim=(1e-3, 1))
+    figure.canvas.draw()
+    assert alternative(figure) == "A figure."
+    plt.close(figure)

@@ -1,4 +1,4 @@
-"""Buttons for Binder, the repository and its issues: there where it has a public address, and only there."""
+"""What a build does: buttons for Binder and the repository where it has a public address, and a look at the result."""
 
 import re
 import subprocess
@@ -96,3 +96,18 @@ def test_without_git_there_is_no_address(tmp_path: Path, monkeypatch: pytest.Mon
     folder = clone(tmp_path, HUB)
     monkeypatch.setenv("PATH", "")
     assert site.origin(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        ('<img src="_images/a.png" alt="">', "without an alternative text.*a.html: _images/a.png"),
+        ('<script src="https://cdn.example/a.js"></script>', "other hosts: a.html: https://cdn.example/a.js"),
+    ],
+)
+def test_a_site_that_is_not_whole_is_refused(body: str, complaint: str, tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(f'<a href="https://mybinder.org">Binder</a>{body}')
+    with pytest.raises(site.SiteFailed, match=complaint):
+        site.check(tmp_path, ["a"])
+    (tmp_path / "a.html").write_text('<a href="https://mybinder.org">Binder</a><img src="a.png" alt="a figure">')
+    site.check(tmp_path, ["a"])  # a link is no load
