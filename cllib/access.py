@@ -69,12 +69,14 @@ def describe(soup: BeautifulSoup) -> None:
 
 
 def navigate(soup: BeautifulSoup) -> None:
-    """Name what the theme leaves nameless in the sidebar, and drop roles that a list of references may not have."""
+    """Name what has no name in the sidebar; drop names that say nothing, and roles that references may not have."""
     for brand in soup.select(".sidebar-primary-item:has(> .navbar-brand)"):
         brand.attrs |= {"role": "navigation", "aria-label": "Front page"}
     for summary in soup.select("li.has-children > details > summary"):
         title = summary.find_previous("a")
         summary["aria-label"] = f"Pages under {title.get_text(strip=True)}" if title else "Further pages"
+    for summary in soup.select("details.hide > summary[aria-label]"):
+        del summary["aria-label"]  # it says of all the same; what is seen says what it shows
     for entry in soup.select("[role=doc-biblioentry], .citation-list[role=list]"):
         del entry["role"]
 

@@ -69,10 +69,11 @@ def test_the_sidebar_is_named_and_references_lose_roles_they_may_not_have() -> N
     page = mended(
         """<div class="sidebar-primary-item"><a class="navbar-brand">Book</a></div>
         <li class="has-children"><a>Memory Head</a><details><summary><i></i></summary></details></li>
+        <details class="hide"><summary aria-label="Toggle hidden content"><p>Show code</p></summary></details>
         <div class="citation-list" role="list"><div role="doc-biblioentry">A</div></div><ul role="list"></ul>"""
     )
     assert page.select_one("[role=navigation][aria-label] > .navbar-brand")
-    assert page.summary["aria-label"] == "Pages under Memory Head"
+    assert [tag.get("aria-label") for tag in page("summary")] == ["Pages under Memory Head", None]
     assert [tag.name for tag in page.select("[role=list], [role=doc-biblioentry]")] == ["ul"]
 
 

@@ -106,7 +106,7 @@ def test_every_figure_has_the_words_that_were_stored_with_it(
     cells = nbformat.read(html / "_sources" / f"{name}.ipynb", as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
     stored = [output.metadata["image/png"]["alt"] for output in outputs]
-    assert len(stored) > 5
+    assert stored
     assert [image["alt"] for image in soups[name].select(".cell_output img[src^=_images]")] == stored
 
 

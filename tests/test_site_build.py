@@ -7,8 +7,10 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from click.testing import CliRunner
 
 from cllib import site
+from cllib.cli import main
 from cllib.errors import UserError
 
 HUB = "https://github.com/someone/cllib"
@@ -111,3 +113,10 @@ def test_a_site_that_is_not_whole_is_refused(body: str, complaint: str, tmp_path
         site.check(tmp_path, ["a"])
     (tmp_path / "a.html").write_text('<a href="https://mybinder.org">Binder</a><img src="a.png" alt="a figure">')
     site.check(tmp_path, ["a"])  # a link is no load
+
+
+def test_an_address_that_cannot_be_used_is_one_line_of_the_command(book: Path, tmp_path: Path) -> None:
+    where = ["--profile", "smoke", "--book", str(book), "--artifacts", str(tmp_path), "--out", str(tmp_path / "site")]
+    result = CliRunner().invoke(main, ["site", *where, "--repository", "ftp://somewhere"])
+    assert result.exit_code == 2 and len(result.output.strip().splitlines()) == 1
+    assert "ftp://somewhere" in result.output and not (tmp_path / "site").exists()

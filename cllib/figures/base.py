@@ -64,8 +64,8 @@ def named(ax: Axes) -> list[str]:
 
 
 def listed(texts: Iterable[str]) -> str:
-    """Each text once, in one line and without the dollars of formulas: 'loss; accuracy'."""
-    plain = (" ".join(text.replace("$", "").split()) for text in texts)
+    """Each text once, in one line and without the marks of formulas: 'loss; alpha'."""
+    plain = (" ".join(re.sub(r"\\[,;:!]|[${}\\]", "", text).split()) for text in texts)
     return "; ".join(dict.fromkeys(filter(None, plain)))
 
 

@@ -19,7 +19,7 @@ def drawn(names: tuple[str, ...] = ("naive", "er")) -> Figure:
         left.plot([0, 1], [0, 1], label=name)
     left.text(0, 0, "0.5")
     left.set_yticks([0, 1], ["none", "all"])
-    left.set(title=r"test $\alpha$", xlabel="steps", ylabel="accuracy")
+    left.set(title=r"test $\alpha^{2}\,x$", xlabel="steps", ylabel="accuracy")
     right.set(title="hidden", xlabel="steps", visible=False)
     left.legend()
     return figure
@@ -27,7 +27,7 @@ def drawn(names: tuple[str, ...] = ("naive", "er")) -> Figure:
 
 def test_the_alternative_says_purpose_titles_axes_and_legend() -> None:
     assert alternative(drawn()) == (
-        r"Accuracy after each step, with bands. Panels: test \alpha. Across: steps. "
+        "Accuracy after each step, with bands. Panels: test alpha^2x. Across: steps. "
         "Upwards: accuracy. Legend: naive; er. Named: none; all."
     )
 
