@@ -34,7 +34,15 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from cllib import chapters, figures, importance, ledger, metrics, results
+from cllib import (
+    chapters,
+    figures,
+    importance,
+    interactive,
+    ledger,
+    metrics,
+    results,
+)
 from cllib.experiments import compare, restored, untold
 from cllib.ledger import Fact
 from cllib.metaplasticity import MetaplasticAdam, f_meta, frozen
@@ -70,6 +78,17 @@ figures.style()
 
 # %%
 figures.gates((0, 0.5, 1, 1.35, 2))
+
+# %% [markdown]
+# In JupyterLab, the next cell has a slider for $m$.
+
+
+# %%
+def redraw(m=1.35):
+    display(figures.gates((0, m)))
+
+
+interactive.explore(redraw, m=(0.05, 10.0, 0.05))
 
 # %% [markdown]
 # The smallest example: two weights at .5, one pushed towards zero, one away from it.

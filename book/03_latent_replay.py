@@ -80,7 +80,11 @@ figures.style()
 # $$
 #
 # and three rules from AR1* say the rest.
-#
+
+# %%
+figures.latents_replayed()
+
+# %% [markdown]
 # **How a mini-batch is made up.** With $N$ new images, $R$ stored ones and mini-batches of $mb$: $k=(N+R)\div mb$, of which each
 # has $N\div k$ new images; the rest is replayed, so that in one epoch everything stored comes by about once.
 #

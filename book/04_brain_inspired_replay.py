@@ -64,7 +64,11 @@ figures.style()
 #   class, so a dream can be of a class that was chosen.
 # - **Gates.** In the decoder's hidden layers every class may use a random part of the units, $g=\mathrm{relu}(G_c\odot a)$.
 # - **Internal replay.** Where convolutions stand before the network, they are frozen, and features are dreamed, not images.
-#
+
+# %%
+figures.dreaming()
+
+# %% [markdown]
 # After task $t-1$ a copy of the network is kept; in every step of task $t$ it dreams a batch and says what it sees (*distillation*,
 # $T=2$). With $R$ the reconstruction error, $V$ the divergence from the prior, $P$ the cross-entropy,
 #
@@ -414,6 +418,28 @@ if "exaggeration" in p.parts and p.exaggerates:
     }
     print(f"{steps} steps a task; without: {np.mean(swept['none'].metric('Acc')):.3f}")
     display(figures.sweep(by_kind, swept["none"]))
+
+# %% [markdown]
+# In JupyterLab, the next cell has sliders: the network learns the stream again, for so many steps a task, with what you set exaggerated.
+
+
+# %%
+def retrain(repulsion=0.0, recon_repulsion=0.1, recon_attraction=0.0, steps=10):
+    one = replace(p, iters=steps, repulsion=repulsion, recon_repulsion=recon_repulsion)
+    own = replace(one, recon_attraction=recon_attraction).recipe()
+    twins = {"as set": own, "calm": one.recipe(exaggerate=Exaggeration())}
+    told = {"where": None, "probe_every": steps}
+    display(figures.stability(on("tried", p.streams([p.seed]), twins, **told)))
+
+
+if p.exaggerates:
+    interactive.explore(
+        retrain,
+        repulsion=(0.0, 1.0, 0.01),
+        recon_repulsion=(0.0, 1.0, 0.01),
+        recon_attraction=(0.0, 1.0, 0.01),
+        steps=(10, 200, 10),
+    )
 
 # %% [markdown]
 # The same at full length, measured beforehand: reconstructions repelled and attracted with one weight, and repulsion by the released
