@@ -31,7 +31,7 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from cllib import chapters, figures, interactive, ledger, metrics, results
+from cllib import chapters, figures, front, interactive, ledger, metrics, results
 from cllib.experiments import choose, compare, grid, run, vary
 from cllib.learners.heads import LearnerConfig, build
 from cllib.models.classic import ClassicConfig
@@ -47,6 +47,7 @@ from cllib.watching import Snapshots
 
 started = time.perf_counter()
 figures.style()
+Markdown(front.head("01_memory_head"))
 
 # %% [markdown]
 # ## The idea
@@ -228,7 +229,7 @@ for label, config in heads.items():
 # up. Sixteen leave some to spare, though one seed is one story: the numbers below the picture are its end, the tables further
 # down tell of all seeds.
 
-# %% tags=["full-width"]
+# %% tags=["gallery", "full-width"]
 stream = data["modes-cdi"]
 plane = figures.plane_grid(p.surface_step)
 times = sorted(
@@ -674,7 +675,7 @@ pd.DataFrame(commands, columns=columns).set_index("")
 # stand-in streams are **mechanism only**. The function that decides is `cllib.ledger.judge`.
 
 # %%
-judged = ledger.ledger(chapter, results.load(runs))
+judged = ledger.whole(chapter, runs)
 figures.verdicts(judged)
 
 # %% tags=["full-width"]

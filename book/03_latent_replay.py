@@ -21,9 +21,6 @@
 # **The claim.** A small device can go on learning from a film of objects: freeze the lower blocks of a pretrained
 # transformer, store what comes out of them, and replay those *latents* beside the new ones while the upper blocks learn. The
 # abstract reports 83.81 % on CORe50.
-#
-# **Time.** The last line of the page says how long this copy took; the README has times measured for both small profiles.
-# `paper` is for a GPU.
 
 # %% tags=["hide-input"]
 import collections
@@ -44,6 +41,7 @@ from cllib import (
     attribution,
     chapters,
     figures,
+    front,
     ledger,
     metrics,
     results,
@@ -65,6 +63,7 @@ from cllib.training import train
 
 started = time.perf_counter()
 figures.style()
+Markdown(front.head("03_latent_replay"))
 
 # %% [markdown]
 # ## The idea
@@ -335,7 +334,7 @@ if main:
 # Patches of 8 pixels leave a grid of 4 × 4, too coarse to look at, so these pictures come from a network with patches
 # of 4, trained on the same stream (one seed).
 
-# %%
+# %% tags=["gallery"]
 look = []
 if "look" in p.parts:
     eyes = p.looking()
@@ -593,7 +592,7 @@ for (experiment, where, label), record in by_place.items():
         name = "int8, less than float32"
         facts += [Fact(experiment, name, record.profile, less, stream=where)]
 ledger.save_facts(facts, runs)
-judged = ledger.ledger(chapter, [*measured, *ledger.evidence(runs)])
+judged = ledger.whole(chapter, runs)
 figures.verdicts(judged)
 
 # %% tags=["hide-output"]

@@ -22,9 +22,6 @@
 # images, if it dreams as a brain might: by its own feedback connections, of a class that it chooses, with units that belong to
 # that class, and of inner features, not of pixels. The second paper adds that classes which are confused should be pushed
 # apart in those dreams.
-#
-# **Time.** The last line of the page says how long this copy took; the README has times measured for both small profiles.
-# `paper` is for a GPU.
 
 # %% tags=["hide-input"]
 import time
@@ -37,7 +34,16 @@ import torch
 from IPython.display import Markdown, display
 from sklearn.manifold import TSNE
 
-from cllib import chapters, figures, generation, interactive, ledger, results, watching
+from cllib import (
+    chapters,
+    figures,
+    front,
+    generation,
+    interactive,
+    ledger,
+    results,
+    watching,
+)
 from cllib import runs as kept_runs
 from cllib.chapters import brain_counts
 from cllib.exaggeration import Exaggeration, kl, released_js
@@ -51,6 +57,7 @@ from cllib.training import train
 
 started = time.perf_counter()
 figures.style()
+Markdown(front.head("04_brain_inspired_replay"))
 
 # %% [markdown]
 # ## The idea
@@ -257,7 +264,7 @@ if main:
 # One run is looked into (one seed). The same noise, turned into each class by the network as it was after each task. Where features are
 # dreamed, the real image whose features come nearest is shown.
 
-# %% tags=["full-width"]
+# %% tags=["gallery", "full-width"]
 seen = []
 if "look" in p.parts and not net.network.by_task:
     program = Program((base,), (p.seed,))
@@ -588,7 +595,7 @@ facts += [
 for record in [*measured, *results.load(runs)]:
     facts += brain_counts.minutes(record, p.profile)
 ledger.save_facts(facts, runs)
-judged = ledger.ledger(chapter, [*measured, *ledger.evidence(runs)])
+judged = ledger.whole(chapter, runs)
 figures.verdicts(judged)
 
 # %% tags=["hide-output"]

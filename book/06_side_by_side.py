@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from cllib import chapters, figures, interactive, ledger, metrics, results
+from cllib import chapters, figures, front, interactive, ledger, metrics, results
 from cllib.chapters.side_by_side import METHODS, TRIED
 from cllib.experiments import compare_orders
 from cllib.figures.compare import carried
@@ -36,6 +36,7 @@ from cllib.streams.base import inputs
 
 started = time.perf_counter()
 figures.style()
+Markdown(front.head("06_side_by_side"))
 
 # %% [markdown]
 # ## The idea
@@ -202,7 +203,7 @@ for scenario, made in found.items():
 # At equal steps methods do not compute equally much: replay doubles a step, MIR looks at four times as many samples as it replays, a transformer is another
 # network altogether. Each dot is a method; the larger it is, the more it carries.
 
-# %%
+# %% tags=["gallery"]
 figures.accuracy_against_compute(found)
 
 # %% [markdown]
@@ -247,8 +248,7 @@ figures.preferred(
 # a **mechanism only**, whatever the number; the CIFAR-100 rows take the paper profile.
 
 # %%
-measured = results.load(results.MEASURED / chapter)
-judged = ledger.ledger(chapter, [*measured, *ledger.evidence(runs)])
+judged = ledger.whole(chapter, runs)
 figures.verdicts(judged)
 
 # %% tags=["hide-output"]

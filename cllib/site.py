@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
+from copy import deepcopy
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 from sphinx_external_toc.parsing import parse_toc_yaml
 
+from cllib import front
 from cllib.errors import UserError
 from cllib.notebooks import ARTIFACTS, BOOK, ROOT, contents, source
 
@@ -37,6 +39,7 @@ def build(profile: str, out: Path, book: Path = BOOK, artifacts: Path = ARTIFACT
     }
     try:
         prepare(chapters, book, out / "src")
+        front.write(chapters, out / "src", profile, artifacts)
         built = jupyter_book(out / "src", out / "build")
         check(built, pages(book))
         shutil.rmtree(html, ignore_errors=True)
@@ -79,6 +82,7 @@ def prepare(chapters: dict[str, NotebookNode], book: Path, src: Path) -> None:
 
 def for_reading(notebook: NotebookNode) -> NotebookNode:
     """Return `notebook` without clock times and widget state, and with the injected parameters out of view."""
+    notebook = deepcopy(notebook)
     notebook.metadata = NotebookNode(kernelspec=notebook.metadata.get("kernelspec", {}))
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])

@@ -13,8 +13,10 @@ from cllib import runs
 from cllib.chapters.common import Chapter
 from cllib.datasets import cifar, digits, fashion_6k, folder
 from cllib.datasets.files import cache_folder
-from cllib.datasets.labelled import Labelled, coloured, padded, resized, resplit, subset
+from cllib.datasets.labelled import Labelled, coloured, resized, resplit, subset
+from cllib.datasets.labelled import padded as bordered
 from cllib.errors import UserError, listed, one_of, whole, within
+from cllib.feeds import padded
 from cllib.fingerprint import code_hash
 from cllib.learners.birt import BiRTSettings
 from cllib.learners.der import DERPlusSettings
@@ -62,7 +64,7 @@ class Data:
 
 def squared(data: Labelled) -> Labelled:
     """Images as three channels of 32 x 32 pixels."""
-    data = padded(data, 2) if data.shape[1:] == (28, 28) else resized(data, 32)
+    data = bordered(data, 2) if data.shape[1:] == (28, 28) else resized(data, 32)
     return data if data.shape[0] == 3 else coloured(data)
 
 
@@ -251,14 +253,16 @@ class SideBySideChapter(Chapter):
         network = network or DATA[self.data].network
         return Recipe(learner, settings, network, halved=self.halved, **{**told, **changes})
 
-    def held(self, stream: Stream, extra: int = 0, numbers: int | None = None) -> int:
+    def held(self, stream: Stream, extra: int = 0, numbers: int | None = None, least: int = 1) -> int:
         """How many samples fit into the memory, each with its label and so many bytes more.
 
-        numbers: of one stored sample, where that is not what the stream holds. Raises UserError if none fits.
+        numbers: of one stored sample, where that is not what the stream holds. Raises UserError if fewer than `least`
+        fit.
         """
         each = (stream.inputs if numbers is None else numbers) * FLOAT_BYTES + LABEL_BYTES + extra
-        if self.memory * 1024 < each:
-            raise UserError(f"memory = {self.memory}: a stored sample takes {each} bytes; give {-(-each // 1024)} KiB")
+        if self.memory * 1024 < each * least:
+            wanted = f"{least} of them: give {-(-each * least // 1024)} KiB"
+            raise UserError(f"memory = {self.memory}: a stored sample takes {each} bytes, and there must be {wanted}")
         return self.memory * 1024 // each
 
     def single(self, seed: int) -> tuple[Stream, Config]:
@@ -323,7 +327,7 @@ def _birt(p: SideBySideChapter, stream: Stream) -> Config:
     network = DATA[p.data].transformer
     tokens = prod(side // network.patch for side in stream.shape[1:])
     settings = BiRTSettings(
-        buffer_size=p.held(stream, numbers=tokens * network.dim),
+        buffer_size=p.held(stream, numbers=tokens * network.dim, least=stream.classes),
         attention_std=0.1,
         ema_rate=0.01,
         tune_epochs=p.tune_epochs,
@@ -332,7 +336,11 @@ def _birt(p: SideBySideChapter, stream: Stream) -> Config:
 
 
 def _latent(p: SideBySideChapter, stream: Stream) -> Config:
-    return p.recipe("latent", LatentReplaySettings(p.held(stream)), batch_size=2 * p.batch_size)
+    """Its own mini-batches, of new and stored samples, as large as what others learn from in a step if data suffice."""
+    fewest = min(len(task) for task in stream.experiences)
+    batch = max(2, min(2 * p.batch_size, fewest))
+    most = min(padded(len(stream.experiences[0]), batch), fewest * (batch - 1))
+    return p.recipe("latent", LatentReplaySettings(min(p.held(stream), most)), batch_size=batch)
 
 
 def _memory_head(p: SideBySideChapter, stream: Stream) -> Config:
