@@ -604,14 +604,14 @@ with pd.option_context("display.max_rows", None):
 #
 # - **Replay is what keeps old objects.** Latent replay ends far above naive training and within reach of the bound that sees all
 #   images at once. It is not a matter of steps: as many of them without a buffer make naive training worse.
-# - **CWR\* helps where there is no buffer**: alone, at a third of the steps, it beats naive training clearly. On top of replay
+# - **CWR\* helps where there is no buffer**: alone, with fewer steps, it beats naive training clearly. On top of replay
 #   it smooths the curve, and three seeds cannot tell a gain at the end.
 # - **Freezing costs nothing here, and buys time.** With two, four or all six blocks frozen the intervals overlap, with four
 #   epochs a batch the head alone is even ahead, and a batch gets several times cheaper. Replaying images with nothing frozen is
 #   both slower and worse.
 # - **Depth is another matter**: each pair of blocks that is left out costs far more than a pair that is frozen.
-# - **A stored sample can be small.** With half and a quarter of the bytes the curves move by less than half a point anywhere, and
-#   above the last block the class token alone gives the same accuracy for a seventeenth of the memory.
+# - **A stored sample can be small.** With half and a quarter of the bytes the curves hardly move, and above the last block the class
+#   token alone gives the same accuracy for a fraction of the memory (the table of stores has the numbers).
 # - **Of the released faults one matters here**: pixels normalised in another way than the weights were trained with. Duplicate
 #   ids, which all but switch off CWR\*'s averaging, do no harm, as the reference runs also found: with one epoch a batch they
 #   even help on the way. Classes that have not come yet were never the answer here, with zero rows or with those left over, so

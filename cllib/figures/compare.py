@@ -30,7 +30,7 @@ def questions(pictures: Sequence[Sequence[Tensor]], names: Sequence[Sequence[str
     for k, ax in enumerate(axes):
         task, place = divmod(k, each)
         image = pictures[task][place].float()
-        bare(ax).imshow(image.permute(1, 2, 0).squeeze(-1), cmap="gray")
+        bare(ax).imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray")
         ax.set_title(f"task {task + 1}" if place == 0 else "", fontsize="small", loc="left")
         lines = [_answers(scenario, task, place, names) for scenario in scenarios]
         ax.set_xlabel("\n".join([names[task][place], *lines]), fontsize=7)
