@@ -178,7 +178,8 @@ for scenario in p.scenarios:
         streams = p.streams(scenario, sees)
         methods = p.configs(streams[p.seed], sees)
         if methods:
-            made = on("main", streams, methods, where=runs, probe_every=p.probe_every)
+            told = {"where": runs, "probe_every": p.probe_every, "probe_size": 200}
+            made = on("main", streams, methods, **told)
             found.setdefault(scenario, []).extend(made)
 figures.side_by_side(found)
 
@@ -201,10 +202,13 @@ for scenario, made in found.items():
 # ## Accuracy against compute
 #
 # At equal steps methods do not compute equally much: replay doubles a step, MIR looks at four times as many samples as it replays, a transformer is another
-# network altogether. Each dot is a method; the larger it is, the more it carries.
+# network altogether. Each dot is a method; the larger it is, the more it carries. Coloured are
+# those of this book's chapters.
 
 # %% tags=["gallery"]
-figures.accuracy_against_compute(found)
+figures.accuracy_against_compute(
+    found, [name for name in p.names if METHODS[name].chapter]
+)
 
 # %% [markdown]
 # ## Who is different from whom

@@ -407,7 +407,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "tune_epochs": 1,
         "workers": 1,
     },
-    "quick": {},
+    "quick": {"seeds": 4, "epochs": 3},
     "paper": {
         "data": "cifar100",
         "tasks": 10,

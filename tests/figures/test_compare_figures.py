@@ -37,16 +37,19 @@ def test_dots_lie_at_seconds_and_accuracy_and_grow_with_what_is_carried(made: li
     light = named(made[0], "light", bytes={"network": 2**18, "optimiser": 2**30}, cpu_seconds=3.0)
     heavy = named(made[0], "heavy", bytes={"network": 2**18, "buffer": 2**22}, cpu_seconds=30.0)
     assert carried(light) == 2**18
-    (ax,) = figures.accuracy_against_compute({"class": [light, heavy]}).axes
+    figure = figures.accuracy_against_compute({"class": [light, heavy]}, ["heavy"])
+    (ax,) = figure.axes
     dots = dots_of(ax)
     assert [tuple(dot.get_offsets()[0]) for dot in dots] == [
         pytest.approx((1.0, light.metric("Acc").mean())),
         pytest.approx((10.0, heavy.metric("Acc").mean())),
     ]
     assert dots[1].get_sizes()[0] > dots[0].get_sizes()[0]
-    assert {text.get_text() for text in ax.texts} == {"light", "heavy"}
-    low, high = sorted(text.xyann[1] for text in ax.texts)
-    assert high - low > 0.03  # names do not lie on each other
+    assert [text.get_text() for text in ax.texts] == ["1", "2"]
+    assert [tuple(text.xy) for text in ax.texts] == [tuple(dot.get_offsets()[0]) for dot in dots]
+    assert "1\u00a0light" in figure.get_supxlabel() and "2\u00a0heavy" in figure.get_supxlabel()
+    grey, coloured = (dot.get_facecolor()[0, :3].tolist() for dot in dots)
+    assert len(set(grey)) == 1 and len(set(coloured)) > 1
 
 
 def test_questions_tell_how_many_answers_compete() -> None:
