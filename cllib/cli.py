@@ -150,13 +150,20 @@ def print_report(profile: str, store: Path | None, csv: Path | None) -> None:
     "--artifacts", type=FOLDER, default=notebooks.ARTIFACTS, help="Where `cllib run` put the executed copies."
 )
 @click.option("--out", type=FOLDER, default=notebooks.ROOT / "_build", help="The site goes to OUT/html.")
+@click.option(
+    "--repository",
+    default=site.origin,
+    metavar="URL",
+    help="Link to it, and to Binder.  [default: a public git origin]",
+)
+@click.option("--branch", default="main", show_default=True, help="Branch of the repository that Binder opens.")
 @option_book
-def build_site(profile: str, artifacts: Path, out: Path, book: Path) -> None:
+def build_site(profile: str, artifacts: Path, out: Path, repository: str | None, branch: str, book: Path) -> None:
     """Build the static site from executed chapters and print the path of its front page."""
     with one_line():
         for name in chapters.names():
             chapters.settings(name, profile)
-        click.echo(site.build(profile, out, book, artifacts))
+        click.echo(site.build(profile, out, book, artifacts, repository, branch))
 
 
 @main.command()

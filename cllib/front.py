@@ -82,23 +82,24 @@ def gallery(chapters: Mapping[str, NotebookNode], folder: Path) -> str:
     """The first picture of every chapter's tagged cell, written to the folder, each a link to its chapter."""
     cards = []
     for name, notebook in chapters.items():
-        picture = next(pictures(notebook), None)
+        picture, words = next(pictures(notebook), (None, ""))
         if picture is not None:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{name}.png").write_bytes(picture)
             caption = title(notebook).split(":")[0]
-            told = f":alt: A picture of the chapter {caption}\n:target: {name}.html"
+            told = f":alt: {words}\n:target: {name}.html"
             cards.append(f":::{{figure}} {folder.name}/{name}.png\n{told}\n\n{{doc}}`{caption} <{name}>`\n:::")
     return "::::{div} gallery\n" + "\n".join(cards) + "\n::::"
 
 
-def pictures(notebook: NotebookNode) -> Iterator[bytes]:
-    """The PNGs of cells tagged `GALLERY`, in order."""
+def pictures(notebook: NotebookNode) -> Iterator[tuple[bytes, str]]:
+    """The PNGs of cells tagged `GALLERY`, in order, each with what it shows in words."""
     for cell in notebook.cells:
         if GALLERY in cell.metadata.get("tags", []):
             for output in cell.get("outputs", []):
                 if "image/png" in output.get("data", {}):
-                    yield base64.b64decode(output.data["image/png"])
+                    words = output.metadata.get("image/png", {}).get("alt", title(notebook))
+                    yield base64.b64decode(output.data["image/png"]), words
 
 
 def took(chapters: Mapping[str, NotebookNode], profile: str) -> str:

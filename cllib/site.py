@@ -7,16 +7,22 @@ import sysconfig
 from copy import deepcopy
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 import nbformat
+import yaml
 from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 from sphinx_external_toc.parsing import parse_toc_yaml
 
 from cllib import front
+from cllib.access import FRONT, alternatives, mend, silent
 from cllib.errors import UserError
 from cllib.notebooks import ARTIFACTS, BOOK, ROOT, contents, source
 
+BRANCH = re.compile(r"[\w./-]+")
+BINDER = "https://mybinder.org"
+FORGE = re.compile(r"(https://(?:github|gitlab)\.com/[\w.-]+/[\w.-]+?)(?:\.git)?/?")
 MATHJAX = "mathjax/tex-svg-full.js"
 # What would start a remote kernel: unused here, and declared twice by Jupyter Book, an error in every browser.
 THEBE = re.compile(r"<script[^>]*>[^<]*THEBE_JS_URL[^<]*</script>|<script[^>]*sphinx-thebe\.js[^>]*></script>")
@@ -27,20 +33,29 @@ class SiteFailed(RuntimeError):
     """Jupyter Book refused a page, or the site it built is not whole; the message says which."""
 
 
-def build(profile: str, out: Path, book: Path = BOOK, artifacts: Path = ARTIFACTS) -> Path:
+def build(
+    profile: str,
+    out: Path,
+    book: Path = BOOK,
+    artifacts: Path = ARTIFACTS,
+    repository: str | None = None,
+    branch: str = "main",
+) -> Path:
     """Build the site of the chapters run in `profile` and return its front page, `out/html/index.html`.
 
-    An older site in `out/html` is replaced only by a whole new one. Raises `UserError` where a chapter was not
-    run, or was changed since, and `SiteFailed` where the site has a warning, a missing page or an outside asset.
+    With the public address of a `repository`, pages lead to it and chapters to Binder. An older site in `out/html` is
+    replaced only by a whole new one. Raises `UserError` where a chapter was not run, or was changed since, and
+    `SiteFailed` where the site has a warning, a missing page, an outside asset or a picture without words.
     """
     out, html = out.resolve(), out.resolve() / "html"
     chapters = {
         name: executed(name, profile, book, artifacts) for name in pages(book) if (book / f"{name}.py").exists()
     }
     try:
-        prepare(chapters, book, out / "src")
+        prepare(chapters, book, out / "src", configuration(repository, branch))
         front.write(chapters, out / "src", profile, artifacts)
         built = jupyter_book(out / "src", out / "build")
+        finish(built, chapters, book)
         check(built, pages(book))
         shutil.rmtree(html, ignore_errors=True)
         built.rename(html)
@@ -50,6 +65,38 @@ def build(profile: str, out: Path, book: Path = BOOK, artifacts: Path = ARTIFACT
         why = f"{error.filename or out}: {error.strerror or error}"
         raise UserError(f"cannot write {why}; choose another folder with --out") from error
     return html / "index.html"
+
+
+def configuration(repository: str | None, branch: str) -> dict[str, Any]:
+    """Return what `_config.yml` says, and buttons for Binder, the repository and its issues where it has an address."""
+    settings: dict[str, Any] = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+    if repository is not None:
+        if not BRANCH.fullmatch(branch):
+            raise UserError(f"branch {branch!r}: must be letters, digits, and . _ / -")
+        settings["repository"] = {"url": public(repository), "branch": branch, "path_to_book": BOOK.name}
+        settings["launch_buttons"] = {"binderhub_url": BINDER, "notebook_interface": "jupyterlab"}
+        settings["html"] |= {"use_repository_button": True, "use_issues_button": True}
+    return settings
+
+
+def public(address: str) -> str:
+    """Return a repository's `address` without its ending; raises `UserError` where a reader could not open it."""
+    found = FORGE.fullmatch(address)
+    if found is None:
+        raise UserError(
+            f"repository {address!r}: must be https://github.com/OWNER/NAME or https://gitlab.com/OWNER/NAME"
+        )
+    return found[1]
+
+
+def origin(folder: Path = ROOT) -> str | None:
+    """Return the public address that the repository in `folder` was cloned from, or None where there is none."""
+    try:
+        command = ["git", "--git-dir", str(folder / ".git"), "remote", "get-url", "origin"]
+        address = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:  # no git on this machine
+        return None
+    return public(address) if FORGE.fullmatch(address) else None
 
 
 def pages(book: Path = BOOK) -> list[str]:
@@ -72,10 +119,11 @@ def executed(name: str, profile: str, book: Path, artifacts: Path) -> NotebookNo
     return notebook
 
 
-def prepare(chapters: dict[str, NotebookNode], book: Path, src: Path) -> None:
-    """Fill the folder `src` with all that Jupyter Book reads: the pages, the static files and `chapters`."""
+def prepare(chapters: dict[str, NotebookNode], book: Path, src: Path, settings: dict[str, Any]) -> None:
+    """Fill the folder `src` with what Jupyter Book reads: `settings`, the pages, the static files and `chapters`."""
     shutil.rmtree(src, ignore_errors=True)
     shutil.copytree(book, src, ignore=shutil.ignore_patterns("*.py", "*.ipynb", "*.toml", ".*", "__pycache__"))
+    (src / "_config.yml").write_text(yaml.safe_dump(settings), "utf-8")
     for name, notebook in chapters.items():
         nbformat.write(for_reading(notebook), src / f"{name}.ipynb")
 
@@ -95,17 +143,27 @@ def jupyter_book(src: Path, out: Path) -> Path:
     shutil.rmtree(out, ignore_errors=True)
     program = Path(sysconfig.get_path("scripts")) / "jupyter-book"
     strict = ["-W", "-n", "-q", "--keep-going"]
-    command: list[str | Path] = [program, "build", src, "--config", ROOT / "_config.yml", "--path-output", out, *strict]
+    command: list[str | Path] = [program, "build", src, "--path-output", out, *strict]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise SiteFailed(f"Jupyter Book stopped:\n{done.stdout.strip()}")
-    html = out / "_build" / "html"
+    return out / "_build" / "html"
+
+
+def finish(html: Path, chapters: dict[str, NotebookNode], book: Path) -> None:
+    """Give the built pages what Jupyter Book does not: formulas offline, each chapter's source, and `mend`."""
     # Only now: a script that lies in _static while the book is built is loaded on every page.
     (html / "_static" / MATHJAX).parent.mkdir()
     shutil.copy(mathjax(), html / "_static" / MATHJAX)
+    for name in chapters:
+        shutil.copy(book / f"{name}.py", html / "_sources")
+    title = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["title"]
+    texts = {name: text for notebook in chapters.values() for name, text in alternatives(notebook).items()}
     for page in html.rglob("*.html"):
-        page.write_text(THEBE.sub("", page.read_text("utf-8")), "utf-8")
-    return html
+        soup = BeautifulSoup(THEBE.sub("", page.read_text("utf-8")), "html.parser")
+        mend(soup, texts, source=f"{page.stem}.py" if page.stem in chapters else None)
+        page.write_text(str(soup), "utf-8")
+    (html / "index.html").write_text(FRONT.format(title=title, page=pages(book)[0]), "utf-8")
 
 
 def mathjax() -> Path:
@@ -120,6 +178,10 @@ def check(html: Path, names: list[str]) -> None:
         raise SiteFailed(f"the site lacks the pages {', '.join(missing)}")
     if outside := outside_assets(html):
         raise SiteFailed(f"the site would load from other hosts: {', '.join(outside)}")
+    if mute := [
+        f"{page.name}: {image}" for page in sorted(html.glob("*.html")) for image in silent(page.read_text("utf-8"))
+    ]:
+        raise SiteFailed(f"pictures without an alternative text (`cllib run` adds those of figures): {', '.join(mute)}")
 
 
 def outside_assets(html: Path) -> list[str]:

@@ -60,7 +60,7 @@ def test_counts_are_the_ledgers(tmp_path: Path) -> None:
 def test_the_gallery_shows_the_first_picture_of_the_tagged_cell(tmp_path: Path) -> None:
     text = front.gallery({NAME: copy()}, tmp_path / "gallery")
     assert (tmp_path / "gallery" / f"{NAME}.png").read_bytes() == base64.b64decode(PNG)
-    assert f"gallery/{NAME}.png" in text and ":alt:" in text
+    assert f"gallery/{NAME}.png" in text and ":alt: a cloud\n" in text
     assert ".png" not in front.gallery({NAME: copy(tags=())}, tmp_path / "none")
 
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from html import escape
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -129,19 +130,24 @@ def _frame(heads: Mapping[str, Snapshots], stream: Stream, step: float, t: int) 
     return small.getvalue()
 
 
-PLAYER = """<figure class="film" id="{key}" style="margin:0">
+# Nothing moves by itself. A screen reader hears the slider's value when asked, not four times a second.
+PLAYER = """<figure class="film" id="{key}" role="group" aria-label="Film: {alt}" style="margin:0">
 <img alt="{alt}" src="{first}" style="max-width:100%">
-<figcaption><button type="button" aria-label="play or pause">&#9654; / &#10073;&#10073;</button>
-<input type="range" min="0" max="{last}" value="0" style="width:60%" aria-label="{alt}">
-<output>{label}</output></figcaption> <script>(() => {{
+<figcaption><button type="button" aria-label="Play" aria-pressed="false">&#9654; / &#10073;&#10073;</button>
+<input type="range" min="0" max="{last}" value="0" style="width:60%" aria-label="Frame" aria-valuetext="{label}">
+<output aria-live="off">{label}</output></figcaption> <script>(() => {{
   const box = document.getElementById("{key}"), frames = {frames}, labels = {labels};
   const [image, slider, label, button] = ["img", "input", "output", "button"].map(tag => box.querySelector(tag));
-  const show = i => {{ slider.value = i; image.src = frames[i]; label.textContent = labels[i]; }};
+  const show = i => {{
+    slider.value = i; image.src = frames[i]; label.textContent = labels[i];
+    slider.setAttribute("aria-valuetext", labels[i]);
+  }};
+  const pause = matchMedia("(prefers-reduced-motion: reduce)").matches ? 1000 : 250;
   let timer = null;
   slider.oninput = () => show(+slider.value);
   button.onclick = () => {{
-    if (timer) {{ clearInterval(timer); timer = null; return; }}
-    timer = setInterval(() => show((+slider.value + 1) % frames.length), 250);
+    timer = timer ? clearInterval(timer) : setInterval(() => show((+slider.value + 1) % frames.length), pause);
+    button.setAttribute("aria-pressed", Boolean(timer));
   }};
 }})();</script></figure>"""
 
@@ -152,7 +158,13 @@ def player(frames: Sequence[bytes], labels: Sequence[str], alt: str) -> HTML:
     key = "film-" + hashlib.sha256(b"".join(frames)).hexdigest()[:12]
     return HTML(
         PLAYER.format(
-            key=key, alt=alt, first=urls[0], last=len(urls) - 1, label=labels[0], frames=urls, labels=list(labels)
+            key=key,
+            alt=escape(alt),
+            first=urls[0],
+            last=len(urls) - 1,
+            label=escape(labels[0]),
+            frames=urls,
+            labels=list(labels),
         )
     )
 
