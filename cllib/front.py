@@ -54,6 +54,11 @@ def title(notebook: NotebookNode) -> str:
     return found.group(1) if found else ""
 
 
+def short(notebook: NotebookNode) -> str:
+    """The heading up to its colon or comma."""
+    return re.split("[:,]", title(notebook))[0]
+
+
 def anchor(notebook: NotebookNode) -> str | None:
     """The label before the heading of the ledger, such as "ledger5"; None where there is none."""
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
@@ -69,7 +74,7 @@ def ledgers(chapters: Mapping[str, NotebookNode], records: Path) -> str:
     for name, notebook in chapters.items():
         counts = ledger.counts(ledger.whole(name, records / name))
         total = {verdict: total[verdict] + counts[verdict] for verdict in verdicts}
-        lines.append(_row(f"[{title(notebook)}](#{anchor(notebook)})", counts))
+        lines.append(_row(f"[{short(notebook)}](#{anchor(notebook)})", counts))
     return "\n".join([*lines, _row("**all**", total)])
 
 
@@ -86,7 +91,7 @@ def gallery(chapters: Mapping[str, NotebookNode], folder: Path) -> str:
         if picture is not None:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{name}.png").write_bytes(picture)
-            caption = title(notebook).split(":")[0]
+            caption = short(notebook)
             told = f":alt: {words}\n:target: {name}.html"
             cards.append(f":::{{figure}} {folder.name}/{name}.png\n{told}\n\n{{doc}}`{caption} <{name}>`\n:::")
     return "::::{div} gallery\n" + "\n".join(cards) + "\n::::"
@@ -112,7 +117,7 @@ def took(chapters: Mapping[str, NotebookNode], profile: str) -> str:
         told = notebook.metadata.get("papermill", {})
         own = clock(told["duration"]) if told.get("duration") else ""
         measured = [clock(times(name)[kind]) if kind in times(name) else "" for kind in ("smoke", "quick")]
-        lines.append("| " + " | ".join([title(notebook), own, str(told.get("start_time", ""))[:10], *measured]) + " |")
+        lines.append("| " + " | ".join([short(notebook), own, str(told.get("start_time", ""))[:10], *measured]) + " |")
     return "\n".join(lines)
 
 

@@ -69,8 +69,8 @@ def run(
             language="python",
             cwd=ROOT,
             progress_bar=bar(name),
-            # The kernel listens on this machine only; its warning about that helps no reader.
-            extra_arguments=["--log-level=ERROR"],
+            # It listens on this machine only, and is interrupted when it is done: its words on that help no reader.
+            extra_arguments=["--log-level=CRITICAL"],
         )
         mark(part, made_of)
         os.replace(part, done)

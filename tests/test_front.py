@@ -50,7 +50,7 @@ def test_counts_are_the_ledgers(tmp_path: Path) -> None:
     for line, name in zip(table[2:4], chapters.names()[:2], strict=True):
         judged = ledger.whole(name, tmp_path / name)
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        assert cells[0] == "[Memory: a head](#ledger)"
+        assert cells[0] == "[Memory](#ledger)"
         assert [int(cell) for cell in cells[1:-1]] == [int((judged["verdict"] == v).sum()) for v in ledger.MARKS]
         assert int(cells[-1]) == len(judged)
     numbers = [[int(c) for c in line.strip("|").split("|")[1:]] for line in table[2:]]
