@@ -1,6 +1,7 @@
 # Continual learning, reproduced. `make` alone lists what can be made.
 PY      ?= python3
 PROFILE := quick
+JOBS    ?= 1
 BIN     := .venv/bin
 PYTHON  := $(BIN)/python
 READY   := .venv/.ready
@@ -31,8 +32,8 @@ $(READY): .requirements.lock pyproject.toml | .venv/bin/uv
 # Embedded data only: a chapter that tries to download weights shall fail at once, not after a minute of retries.
 book test: export HF_HUB_OFFLINE := 1
 
-book: $(READY) ## run every chapter in the quick profile and build the site
-	$(BIN)/cllib run --all --profile $(PROFILE)
+book: $(READY) ## run every chapter in the quick profile (JOBS=2: two side by side), build the site
+	$(BIN)/cllib run --all --profile $(PROFILE) --jobs $(JOBS)
 	$(BIN)/cllib site --profile $(PROFILE)
 
 test: $(READY) ## style, types, unit tests, every notebook and the site in the smoke profile

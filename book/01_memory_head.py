@@ -31,7 +31,7 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from cllib import chapters, figures, ledger, metrics, results
+from cllib import chapters, figures, front, interactive, ledger, metrics, results
 from cllib.experiments import choose, compare, grid, run, vary
 from cllib.learners.heads import LearnerConfig, build
 from cllib.models.classic import ClassicConfig
@@ -47,6 +47,7 @@ from cllib.watching import Snapshots
 
 started = time.perf_counter()
 figures.style()
+Markdown(front.head("01_memory_head"))
 
 # %% [markdown]
 # ## The idea
@@ -55,7 +56,11 @@ figures.style()
 # $M_j \in \mathbb{R}^{c \times (n+1)}$, each a whole linear layer with its bias. A sample $x$ is turned into a query $\psi(x)$
 # (here $x$ itself) and compared with every key; the responses of the $\delta$ best become attention weights, and these mix the
 # units into the weights that are used for this one sample:
-#
+
+# %%
+figures.keyed()
+
+# %% [markdown]
 # $$
 # r_j = \exp\!\Big(\!-\frac{\lVert x-k_j\rVert^2}{\sqrt d}\Big),\qquad
 # \alpha = \operatorname{softmax}_{\text{top-}\delta}(\gamma\, r),\qquad
@@ -224,7 +229,7 @@ for label, config in heads.items():
 # up. Sixteen leave some to spare, though one seed is one story: the numbers below the picture are its end, the tables further
 # down tell of all seeds.
 
-# %% tags=["full-width"]
+# %% tags=["gallery", "full-width"]
 stream = data["modes-cdi"]
 plane = figures.plane_grid(p.surface_step)
 times = sorted(
@@ -259,6 +264,29 @@ r = responses(keys[None], plane[None], "euclidean")
 alpha = attend(r, torch.tensor(MH.head.sharpness), 2)[1][0, :, 0]
 figures.attention_regions(
     keys.numpy(), alpha.numpy(), p.surface_step, ("who wins", "how alone")
+)
+
+# %% [markdown]
+# In JupyterLab, the next cell has sliders: another Memory Head learns the same stream whenever you move one.
+
+
+# %%
+def redraw(units=8, top=2, sharpness=25, width=1.0, key_step=0.01):
+    own = vary(
+        MH, units=units, top=top, sharpness=sharpness, width=width, key_step=key_step
+    )
+    shot = Snapshots(plane, figures.ends(stream))
+    run(stream, [own], [p.seed], watch=shot)
+    display(figures.surfaces({f"{units} keys": shot}, stream, p.surface_step))
+
+
+interactive.explore(
+    redraw,
+    units=(1, 32, 1),
+    top=(1, 4, 1),
+    sharpness=(1, 50, 1),
+    width=(0.2, 3.0, 0.1),
+    key_step=(0.0, 0.5, 0.01),
 )
 
 # %% [markdown]
@@ -647,7 +675,7 @@ pd.DataFrame(commands, columns=columns).set_index("")
 # stand-in streams are **mechanism only**. The function that decides is `cllib.ledger.judge`.
 
 # %%
-judged = ledger.ledger(chapter, results.load(runs))
+judged = ledger.whole(chapter, runs)
 figures.verdicts(judged)
 
 # %% tags=["full-width"]

@@ -20,9 +20,6 @@
 #
 # **The claim.** A binarized network computes with the *signs* of hidden real weights. Let a hidden weight that has grown large
 # resist every update that would shrink it, and the network forgets far less, without being told where one task ends.
-#
-# **Time.** The last line of the page says how long this copy took; the README has times measured for both small profiles.
-# `paper` is for a GPU.
 
 # %% tags=["hide-input"]
 import time
@@ -34,7 +31,16 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from cllib import chapters, figures, importance, ledger, metrics, results
+from cllib import (
+    chapters,
+    figures,
+    front,
+    importance,
+    interactive,
+    ledger,
+    metrics,
+    results,
+)
 from cllib.experiments import compare, restored, untold
 from cllib.ledger import Fact
 from cllib.metaplasticity import MetaplasticAdam, f_meta, frozen
@@ -45,6 +51,7 @@ from cllib.streams.base import inputs
 
 started = time.perf_counter()
 figures.style()
+Markdown(front.head("02_metaplasticity"))
 
 # %% [markdown]
 # ## The idea
@@ -70,6 +77,17 @@ figures.style()
 
 # %%
 figures.gates((0, 0.5, 1, 1.35, 2))
+
+# %% [markdown]
+# In JupyterLab, the next cell has a slider for $m$.
+
+
+# %%
+def redraw(m=1.35):
+    display(figures.gates((0, m)))
+
+
+interactive.explore(redraw, m=(0.05, 10.0, 0.05))
 
 # %% [markdown]
 # The smallest example: two weights at .5, one pushed towards zero, one away from it.
@@ -249,7 +267,7 @@ if "sweep" in p.parts:
     display(figures.stability(swept))
 
 
-# %% tags=["full-width"]
+# %% tags=["gallery", "full-width"]
 if swept:
     finals = [f"t{k + 1}" for k in range(len(stream.tests))]
     display(results.metrics_table(swept, (*finals, "Acc", "BWT", "Plast")))
@@ -749,7 +767,7 @@ if "own" in p.parts:
 
 # %%
 ledger.save_facts(facts, runs)
-judged = ledger.ledger(chapter, [*measured, *ledger.evidence(runs)])
+judged = ledger.whole(chapter, runs)
 figures.verdicts(judged)
 
 # %% tags=["hide-output"]

@@ -21,9 +21,6 @@
 # **The claim.** A small device can go on learning from a film of objects: freeze the lower blocks of a pretrained
 # transformer, store what comes out of them, and replay those *latents* beside the new ones while the upper blocks learn. The
 # abstract reports 83.81 % on CORe50.
-#
-# **Time.** The last line of the page says how long this copy took; the README has times measured for both small profiles.
-# `paper` is for a GPU.
 
 # %% tags=["hide-input"]
 import collections
@@ -44,6 +41,7 @@ from cllib import (
     attribution,
     chapters,
     figures,
+    front,
     ledger,
     metrics,
     results,
@@ -65,6 +63,7 @@ from cllib.training import train
 
 started = time.perf_counter()
 figures.style()
+Markdown(front.head("03_latent_replay"))
 
 # %% [markdown]
 # ## The idea
@@ -80,7 +79,11 @@ figures.style()
 # $$
 #
 # and three rules from AR1* say the rest.
-#
+
+# %%
+figures.latents_replayed()
+
+# %% [markdown]
 # **How a mini-batch is made up.** With $N$ new images, $R$ stored ones and mini-batches of $mb$: $k=(N+R)\div mb$, of which each
 # has $N\div k$ new images; the rest is replayed, so that in one epoch everything stored comes by about once.
 #
@@ -331,7 +334,7 @@ if main:
 # Patches of 8 pixels leave a grid of 4 × 4, too coarse to look at, so these pictures come from a network with patches
 # of 4, trained on the same stream (one seed).
 
-# %%
+# %% tags=["gallery"]
 look = []
 if "look" in p.parts:
     eyes = p.looking()
@@ -589,7 +592,7 @@ for (experiment, where, label), record in by_place.items():
         name = "int8, less than float32"
         facts += [Fact(experiment, name, record.profile, less, stream=where)]
 ledger.save_facts(facts, runs)
-judged = ledger.ledger(chapter, [*measured, *ledger.evidence(runs)])
+judged = ledger.whole(chapter, runs)
 figures.verdicts(judged)
 
 # %% tags=["hide-output"]
@@ -601,14 +604,14 @@ with pd.option_context("display.max_rows", None):
 #
 # - **Replay is what keeps old objects.** Latent replay ends far above naive training and within reach of the bound that sees all
 #   images at once. It is not a matter of steps: as many of them without a buffer make naive training worse.
-# - **CWR\* helps where there is no buffer**: alone, at a third of the steps, it beats naive training clearly. On top of replay
+# - **CWR\* helps where there is no buffer**: alone, with fewer steps, it beats naive training clearly. On top of replay
 #   it smooths the curve, and three seeds cannot tell a gain at the end.
 # - **Freezing costs nothing here, and buys time.** With two, four or all six blocks frozen the intervals overlap, with four
 #   epochs a batch the head alone is even ahead, and a batch gets several times cheaper. Replaying images with nothing frozen is
 #   both slower and worse.
 # - **Depth is another matter**: each pair of blocks that is left out costs far more than a pair that is frozen.
-# - **A stored sample can be small.** With half and a quarter of the bytes the curves move by less than half a point anywhere, and
-#   above the last block the class token alone gives the same accuracy for a seventeenth of the memory.
+# - **A stored sample can be small.** With half and a quarter of the bytes the curves hardly move, and above the last block the class
+#   token alone gives the same accuracy for a fraction of the memory (the table of stores has the numbers).
 # - **Of the released faults one matters here**: pixels normalised in another way than the weights were trained with. Duplicate
 #   ids, which all but switch off CWR\*'s averaging, do no harm, as the reference runs also found: with one epoch a batch they
 #   even help on the way. Classes that have not come yet were never the answer here, with zero rows or with those left over, so

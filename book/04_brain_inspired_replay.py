@@ -22,9 +22,6 @@
 # images, if it dreams as a brain might: by its own feedback connections, of a class that it chooses, with units that belong to
 # that class, and of inner features, not of pixels. The second paper adds that classes which are confused should be pushed
 # apart in those dreams.
-#
-# **Time.** The last line of the page says how long this copy took; the README has times measured for both small profiles.
-# `paper` is for a GPU.
 
 # %% tags=["hide-input"]
 import time
@@ -37,7 +34,16 @@ import torch
 from IPython.display import Markdown, display
 from sklearn.manifold import TSNE
 
-from cllib import chapters, figures, generation, interactive, ledger, results, watching
+from cllib import (
+    chapters,
+    figures,
+    front,
+    generation,
+    interactive,
+    ledger,
+    results,
+    watching,
+)
 from cllib import runs as kept_runs
 from cllib.chapters import brain_counts
 from cllib.exaggeration import Exaggeration, kl, released_js
@@ -51,6 +57,7 @@ from cllib.training import train
 
 started = time.perf_counter()
 figures.style()
+Markdown(front.head("04_brain_inspired_replay"))
 
 # %% [markdown]
 # ## The idea
@@ -64,7 +71,11 @@ figures.style()
 #   class, so a dream can be of a class that was chosen.
 # - **Gates.** In the decoder's hidden layers every class may use a random part of the units, $g=\mathrm{relu}(G_c\odot a)$.
 # - **Internal replay.** Where convolutions stand before the network, they are frozen, and features are dreamed, not images.
-#
+
+# %%
+figures.dreaming()
+
+# %% [markdown]
 # After task $t-1$ a copy of the network is kept; in every step of task $t$ it dreams a batch and says what it sees (*distillation*,
 # $T=2$). With $R$ the reconstruction error, $V$ the divergence from the prior, $P$ the cross-entropy,
 #
@@ -253,7 +264,7 @@ if main:
 # One run is looked into (one seed). The same noise, turned into each class by the network as it was after each task. Where features are
 # dreamed, the real image whose features come nearest is shown.
 
-# %% tags=["full-width"]
+# %% tags=["gallery", "full-width"]
 seen = []
 if "look" in p.parts and not net.network.by_task:
     program = Program((base,), (p.seed,))
@@ -416,6 +427,28 @@ if "exaggeration" in p.parts and p.exaggerates:
     display(figures.sweep(by_kind, swept["none"]))
 
 # %% [markdown]
+# In JupyterLab, the next cell has sliders: the network learns the stream again, for so many steps a task, with what you set exaggerated.
+
+
+# %%
+def retrain(repulsion=0.0, recon_repulsion=0.1, recon_attraction=0.0, steps=10):
+    one = replace(p, iters=steps, repulsion=repulsion, recon_repulsion=recon_repulsion)
+    own = replace(one, recon_attraction=recon_attraction).recipe()
+    twins = {"as set": own, "calm": one.recipe(exaggerate=Exaggeration())}
+    told = {"where": None, "probe_every": steps}
+    display(figures.stability(on("tried", p.streams([p.seed]), twins, **told)))
+
+
+if p.exaggerates:
+    interactive.explore(
+        retrain,
+        repulsion=(0.0, 1.0, 0.01),
+        recon_repulsion=(0.0, 1.0, 0.01),
+        recon_attraction=(0.0, 1.0, 0.01),
+        steps=(10, 200, 10),
+    )
+
+# %% [markdown]
 # The same at full length, measured beforehand: reconstructions repelled and attracted with one weight, and repulsion by the released
 # divergence.
 
@@ -562,7 +595,7 @@ facts += [
 for record in [*measured, *results.load(runs)]:
     facts += brain_counts.minutes(record, p.profile)
 ledger.save_facts(facts, runs)
-judged = ledger.ledger(chapter, [*measured, *ledger.evidence(runs)])
+judged = ledger.whole(chapter, runs)
 figures.verdicts(judged)
 
 # %% tags=["hide-output"]

@@ -20,9 +20,6 @@
 # **The claims.** A vision transformer that stores not images but representations from an early layer, replays them through
 # several kinds of noise, and is held to a slow copy of itself, forgets less than one that replays images or plain
 # representations. It also needs less memory, and stands up better to damaged images and to adversaries.
-#
-# **Time.** The last line of the page says how long this copy took; the README has times measured for both small profiles.
-# `paper` is for a GPU.
 
 # %% tags=["hide-input"]
 import time
@@ -37,6 +34,7 @@ from cllib import (
     calibration,
     chapters,
     figures,
+    front,
     interactive,
     ledger,
     noises,
@@ -57,6 +55,7 @@ from cllib.watching import Lag
 
 started = time.perf_counter()
 figures.style()
+Markdown(front.head("05_birt"))
 
 # %% [markdown]
 # ## The idea
@@ -239,7 +238,7 @@ for name, value in numbers["architecture"].items():
 # reservoir, with a softmax over all heads, at a constant step size and without augmentation {cite}`buzzega2020dark`. **Representation replay** is BiRT without noise and without a
 # teacher. The stages of these two are: train, test, fine-tune on the balanced memory, test.
 
-# %%
+# %% tags=["gallery"]
 measured = results.load(results.MEASURED / chapter)
 main = []
 if "main" in p.parts:
@@ -559,7 +558,7 @@ if main:
         if r.label in ("BiRT", "image replay")
     ]
 ledger.save_facts(facts, runs)
-judged = ledger.ledger(chapter, [*measured, *ledger.evidence(runs)])
+judged = ledger.whole(chapter, runs)
 figures.verdicts(judged)
 
 # %% tags=["hide-output"]

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import click
@@ -69,18 +68,21 @@ def list_chapters() -> None:
 @option_profile
 @click.option("-p", "pairs", multiple=True, metavar="NAME=VALUE", help="Set a parameter over the profile's default.")
 @click.option("--out", type=FOLDER, default=notebooks.ARTIFACTS, help="Executed copies go to OUT/PROFILE.")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Chapters that run side by side.")
+@click.option("--fresh", is_flag=True, help="Run also what has not changed since it was run.")
 @option_book
-def run(names: tuple[str, ...], every: bool, profile: str, pairs: tuple[str, ...], out: Path, book: Path) -> None:
-    """Run chapters headless, after checking every name and value."""
+def run(names: tuple[str, ...], every: bool, profile: str, pairs: tuple[str, ...], **options: Any) -> None:
+    """Run chapters headless, after checking every name and value.
+
+    A copy that was made by the same chapter, parameters, code and data is left as it is.
+    """
     with one_line():
         chosen = chapters.names() if every else names
         if not chosen:
             raise UserError(f"name a chapter, or give --all; there are: {', '.join(chapters.names())}")
         given = {name: checked(name, profile, split(pairs)) for name in chosen}
-        for name, values in given.items():
-            begin = perf_counter()
-            path = notebooks.run(name, profile, values, book, out)
-            click.echo(f"{name}: {profile} profile done in {perf_counter() - begin:.0f} s: {path}")
+        for line in notebooks.run_all(given, profile, **options):
+            click.echo(line)
 
 
 def checked(name: str, profile: str, pairs: dict[str, str]) -> dict[str, object]:

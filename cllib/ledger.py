@@ -178,6 +178,17 @@ def ledger(chapter: str, made: Sequence[Evidence]) -> pd.DataFrame:
     return pd.DataFrame([judge(claim, made) for claim in claims(chapter)])
 
 
+def whole(chapter: str, where: Path) -> pd.DataFrame:
+    """A chapter's ledger from what was measured beforehand and from what one execution left in `where`."""
+    return ledger(chapter, [*results.load(results.MEASURED / chapter), *evidence(where)])
+
+
+def counts(judged: pd.DataFrame) -> dict[str, int]:
+    """How many claims got which verdict."""
+    found = judged["verdict"].value_counts()
+    return {verdict: int(found.get(verdict, 0)) for verdict in MARKS}
+
+
 MARKS = {"reproduced": "=", "not reproduced": "!", "mechanism only": "~", "not run": ""}
 
 

@@ -1,21 +1,27 @@
 """Chapters as notebooks: `book/NAME.py` is the source, `OUT/PROFILE/NAME.ipynb` the executed copy."""
 
+import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from time import perf_counter
 
+import joblib
 import jupytext
 import nbformat
 import papermill
+import torch
 from jupytext.cli import jupytext as jupytext_command
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
+from cllib import runs
 from cllib.errors import UserError
 from cllib.interactive import HEADLESS
+from cllib.threads import cores
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
@@ -26,8 +32,17 @@ class ChapterFailed(RuntimeError):
     """A chapter did not run to its end; the message is one line that names the executed copy."""
 
 
-def run(name: str, profile: str, given: Mapping[str, object], book: Path = BOOK, out: Path = ARTIFACTS) -> Path:
+def run(
+    name: str,
+    profile: str,
+    given: Mapping[str, object],
+    book: Path = BOOK,
+    out: Path = ARTIFACTS,
+    fresh: bool = True,
+) -> Path:
     """Execute the chapter `book/name.py` and return the path of its executed copy, `out/profile/name.ipynb`.
+
+    fresh: False leaves a copy as it is that was made by the same chapter, parameters, code and data (`stamp`).
 
     `given` holds the parameters to set over the profile's defaults, already checked (`cllib.chapters`).
     While the chapter runs there is no `name.ipynb`: an older one waits as `name.previous.ipynb`, so that it is
@@ -38,7 +53,11 @@ def run(name: str, profile: str, given: Mapping[str, object], book: Path = BOOK,
     """
     folder = out.resolve() / profile
     part, done, failed, previous = (folder / f"{name}{end}.ipynb" for end in (".part", "", ".failed", ".previous"))
-    start(source(name, book), part, done, previous)
+    notebook = source(name, book)
+    made_of = stamp(notebook, profile, given)
+    if not fresh and stamped(done) == made_of:
+        return done
+    start(notebook, part, done, previous)
     os.environ["CLLIB_ARTIFACTS"] = str(out.resolve())  # the kernel inherits it: run records go beside the copy
     os.environ[HEADLESS] = "1"
     try:
@@ -50,9 +69,10 @@ def run(name: str, profile: str, given: Mapping[str, object], book: Path = BOOK,
             language="python",
             cwd=ROOT,
             progress_bar=bar(name),
-            # The kernel listens on this machine only; its warning about that helps no reader.
-            extra_arguments=["--log-level=ERROR"],
+            # It listens on this machine only, and is interrupted when it is done: its words on that help no reader.
+            extra_arguments=["--log-level=CRITICAL"],
         )
+        mark(part, made_of)
         os.replace(part, done)
     except Exception as error:
         part.replace(failed)
@@ -60,6 +80,72 @@ def run(name: str, profile: str, given: Mapping[str, object], book: Path = BOOK,
     failed.unlink(missing_ok=True)
     previous.unlink(missing_ok=True)
     return done
+
+
+def run_all(
+    given: Mapping[str, Mapping[str, object]], profile: str, jobs: int = 1, fresh: bool = False, **where: Path
+) -> Iterator[str]:
+    """Run chapters with their parameters, so many side by side that share the cores, and say of each how it went.
+
+    where: `book` and `out` of `run`. All are run, whatever becomes of one; raises `ChapterFailed` that names those
+    that stopped, and what `run` raises before a kernel starts.
+    """
+    share = max(1, cores() // min(jobs, len(given)))
+    tasks = (joblib.delayed(_timed)(name, profile, values, share, fresh, where) for name, values in given.items())
+    failed = []
+    for line, error in joblib.Parallel(n_jobs=min(jobs, len(given)), return_as="generator")(tasks):
+        if error:
+            failed.append(error)
+        else:
+            yield line
+    if failed:
+        raise ChapterFailed("\n".join(failed))
+
+
+def _timed(
+    name: str, profile: str, values: Mapping[str, object], share: int, fresh: bool, where: Mapping[str, Path]
+) -> tuple[str, str]:
+    """Run a chapter on so many cores; a line that says what was done, and, if it stopped, why."""
+    os.environ["CLLIB_CORES"] = str(share)
+    begin = perf_counter()
+    try:
+        before = stamped((where.get("out", ARTIFACTS)) / profile / f"{name}.ipynb")
+        path = run(name, profile, values, fresh=fresh, **where)
+    except ChapterFailed as error:
+        return "", str(error)
+    kept = not fresh and before is not None and before == stamped(path)
+    how = "unchanged, left as it is" if kept else f"done in {perf_counter() - begin:.0f} s"
+    return f"{name}: {profile} profile {how}: {path}", ""
+
+
+def stamp(notebook: NotebookNode, profile: str, given: Mapping[str, object]) -> str:
+    """Return 16 hex digits of all that an executed copy depends on: the chapter, its parameters, code, data, versions.
+
+    Any change in any file of `cllib` or `data` counts, so that a copy is never taken for what it is not. Data that was
+    downloaded does not: it is known by its checksums.
+    """
+    told = [contents(notebook), profile, sorted(given.items()), runs.versions(), torch.cuda.is_available()]
+    digest = hashlib.sha256(repr(told).encode())
+    files = [*(ROOT / "cllib").rglob("*.py"), *(ROOT / "data").rglob("*")]
+    for path in sorted(path for path in files if path.is_file() and "downloads" not in path.parts):
+        digest.update(str(path.relative_to(ROOT)).encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def stamped(done: Path) -> str | None:
+    """Return the stamp of an executed copy; None where there is no whole one."""
+    try:
+        stamp: str | None = nbformat.read(done, as_version=4).metadata.get("cllib", {}).get("stamp")
+        return stamp
+    except (OSError, ValueError, nbformat.ValidationError):
+        return None
+
+
+def mark(path: Path, stamp: str) -> None:
+    """Write the stamp into an executed copy."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["cllib"] = {"stamp": stamp}
+    nbformat.write(notebook, path)
 
 
 def source(name: str, book: Path = BOOK) -> NotebookNode:

@@ -113,10 +113,11 @@ def definitions() -> str:
 
 def chapter_ledger(chapter: str, where: Path) -> str:
     """A chapter's claims and verdicts, from the records its last execution left in `where`."""
-    judged = ledger.ledger(chapter, ledger.evidence(where))
-    counts = judged["verdict"].value_counts()
+    judged = ledger.whole(chapter, where)
     lines = ledger.readable(judged).reset_index().to_string(index=False)
-    return f"{lines}\n\n{chapter}: " + ", ".join(f"{counts.get(mark, 0)} {mark}" for mark in ledger.MARKS)
+    return f"{lines}\n\n{chapter}: " + ", ".join(
+        f"{count} {verdict}" for verdict, count in ledger.counts(judged).items()
+    )
 
 
 def whole(made: Sequence[Record], records: Path) -> str:

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import false_discovery_control, ttest_1samp
 
 from cllib.datasets.files import hash_arrays, writable_folder, write_atomic
 from cllib.errors import UserError
-from cllib.metrics import METRICS, Array, interval, of_task
+from cllib.metrics import METRICS, Array, interval, minimum_accuracy, of_task, worst_case_accuracy
 from cllib.runs import ROOT, artifacts, versions
 from cllib.streams.base import Stream
 from cllib.training import Outcome
@@ -89,13 +90,18 @@ class Record:
         return len(self.seeds)
 
     def metric(self, name: str) -> Array:
-        """One value per seed, `[n]`: one of `metrics.METRICS`, "t3" or "l3" (`metrics.of_task`), or a tracked norm.
+        """One value per seed, `[n]`: one of `metrics.METRICS`, "t3" or "l3" (`metrics.of_task`), or a tracked norm;
+        "min-ACC" or "WC-ACC", from the curve.
 
         With "masked " before it, from the answers where only the classes of a sample's experience compete; with the
         name of a moment and ": ", from the answers at that moment. Raises KeyError for another name.
         """
         if name in self.norms:
             return np.asarray(self.norms[name])[:, -1]
+        if name == "min-ACC":
+            return minimum_accuracy(self.curve, self.steps, self.ends)
+        if name == "WC-ACC":
+            return worst_case_accuracy(self.test, self.curve, self.steps, self.ends)
         matrix, name = (self.masked, name.removeprefix("masked ")) if name.startswith("masked ") else (self.test, name)
         if ": " in name:
             moment, name = name.split(": ")
@@ -431,6 +437,25 @@ def paired(
         verdict = "cannot be told" if abs(mean) <= half else "better" if mean > 0 else "worse"
         rows.append((name, f"{better} - {worse}", mean, half, one.n, verdict))
     return pd.DataFrame(rows, columns=["runs", "difference", "mean", "half-width", "n", "verdict"])
+
+
+def against(made: Sequence[Record], reference: str, metric: str = "Acc") -> pd.DataFrame:
+    """Every record of one stream beside the one called `reference`: difference of a metric, paired by seed.
+
+    Columns: difference, half-width of its 95 % interval, p of the paired t-test, corrected for the number of rows
+    (Benjamini & Hochberg 1995: of what is called different, 5 % is expected not to be), n, verdict. Rows that have
+    other seeds, or but one, are left out.
+    """
+    base = next(record for record in made if record.label == reference)
+    others = [r for r in made if r.label != reference and r.seeds == base.seeds and r.n > 1]
+    gaps = [record.metric(metric) - base.metric(metric) for record in others]
+    p = np.nan_to_num([ttest_1samp(gap, 0).pvalue for gap in gaps], nan=1.0)
+    table = pd.DataFrame([interval(gap) for gap in gaps], [r.label for r in others], ["difference", "half-width"])
+    table["p, corrected"] = false_discovery_control(p) if len(p) else p
+    table["n"] = [record.n for record in others]
+    told = np.where(table["difference"] > 0, "better", "worse")
+    table["verdict"] = np.where(table["p, corrected"] < 0.05, told, "cannot be told")
+    return table
 
 
 def short(number: float) -> str:

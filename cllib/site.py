@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
+from copy import deepcopy
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 from sphinx_external_toc.parsing import parse_toc_yaml
 
+from cllib import front
 from cllib.access import FRONT, alternatives, mend, silent
 from cllib.errors import UserError
 from cllib.notebooks import ARTIFACTS, BOOK, ROOT, contents, source
@@ -51,6 +53,7 @@ def build(
     }
     try:
         prepare(chapters, book, out / "src", configuration(repository, branch))
+        front.write(chapters, out / "src", profile, artifacts)
         built = jupyter_book(out / "src", out / "build")
         finish(built, chapters, book)
         check(built, pages(book))
@@ -127,6 +130,7 @@ def prepare(chapters: dict[str, NotebookNode], book: Path, src: Path, settings: 
 
 def for_reading(notebook: NotebookNode) -> NotebookNode:
     """Return `notebook` without clock times and widget state, and with the injected parameters out of view."""
+    notebook = deepcopy(notebook)
     notebook.metadata = NotebookNode(kernelspec=notebook.metadata.get("kernelspec", {}))
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
@@ -159,8 +163,7 @@ def finish(html: Path, chapters: dict[str, NotebookNode], book: Path) -> None:
         soup = BeautifulSoup(THEBE.sub("", page.read_text("utf-8")), "html.parser")
         mend(soup, texts, source=f"{page.stem}.py" if page.stem in chapters else None)
         page.write_text(str(soup), "utf-8")
-    front = FRONT.format(title=title, page=pages(book)[0])
-    (html / "index.html").write_text(front, "utf-8")
+    (html / "index.html").write_text(FRONT.format(title=title, page=pages(book)[0]), "utf-8")
 
 
 def mathjax() -> Path:

@@ -1,5 +1,6 @@
-"""How many threads torch works with."""
+"""How many threads torch works with, and how many processes share the machine."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,3 +16,8 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def cores() -> int:
+    """How many cores this process may use: CLLIB_CORES, which chapters that run side by side share, else all."""
+    return int(os.environ.get("CLLIB_CORES", 0)) or os.cpu_count() or 1

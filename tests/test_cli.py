@@ -7,7 +7,7 @@ import click.testing
 import nbformat
 import pytest
 
-from cllib import chapters
+from cllib import chapters, notebooks
 from cllib.cli import main
 
 NAME = chapters.names()[0]
@@ -149,3 +149,64 @@ def test_pair_keeps_the_checked_text_only(book: Path) -> None:
 def test_pair_knows_its_chapters(book: Path) -> None:
     result = cllib("pair", "99", "--book", book)
     assert result.exit_code == 2 and one_line(result).startswith("Error: chapter = '99': allowed are")
+
+
+def test_an_unchanged_chapter_is_left_as_it_is(book: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    (book / f"{NAME}.py").write_text(HEAD + f"with open({str(log)!r}, 'a') as file:\n    file.write('run ')\n")
+    asked = ("run", NAME, "--profile", "smoke", "--book", book, "--out", tmp_path / "out")
+    first = cllib(*asked)
+    assert first.exit_code == 0 and "done in" in first.stdout
+    again = cllib(*asked)
+    assert again.exit_code == 0 and "unchanged, left as it is" in again.stdout
+    assert log.read_text() == "run "
+    assert "done in" in cllib(*asked, "--fresh").stdout
+    assert "done in" in cllib(*asked, "-p", "seeds=3").stdout  # another parameter
+    (book / f"{NAME}.py").write_text((book / f"{NAME}.py").read_text() + "\n# %%\nprint('more')\n")
+    assert "done in" in cllib(*asked, "-p", "seeds=3").stdout  # another chapter
+    assert log.read_text() == "run " * 4
+
+
+def test_a_damaged_copy_is_run_again(book: Path, tmp_path: Path) -> None:
+    asked = ("run", NAME, "--profile", "smoke", "--book", book, "--out", tmp_path / "out")
+    assert cllib(*asked).exit_code == 0
+    copy = tmp_path / "out" / "smoke" / f"{NAME}.ipynb"
+    copy.write_text(copy.read_text()[:100])
+    assert "done in" in cllib(*asked).stdout
+    assert nbformat.read(copy, as_version=4).cells[-1].outputs[0].text == "smoke\n"
+
+
+def test_chapters_run_side_by_side_share_the_cores_and_one_that_fails_stops_no_other(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.delenv("CLLIB_CORES", raising=False)
+    names = chapters.names()[:3]
+    for name in names:
+        (book / f"{name}.py").write_text(HEAD + "import os\nprint(os.environ['CLLIB_CORES'])\n")
+    (book / f"{names[0]}.py").write_text(HEAD + "raise ValueError('no luck')\n")
+    result = cllib("run", *names, "--profile", "smoke", "--jobs", 2, "--book", book, "--out", tmp_path / "out")
+    assert result.exit_code == 1 and "no luck" in one_line(result)
+    for name in names[1:]:
+        copy = nbformat.read(tmp_path / "out" / "smoke" / f"{name}.ipynb", as_version=4)
+        assert copy.cells[-1].outputs[0].text == "4\n"
+
+
+def test_any_change_of_code_or_data_is_a_new_stamp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    notebook = nbformat.v4.new_notebook()
+    (tmp_path / "cllib").mkdir()
+    (tmp_path / "data" / "downloads").mkdir(parents=True)
+    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
+
+    def stamp() -> str:
+        return notebooks.stamp(notebook, "smoke", {})
+
+    seen = [stamp()]
+    for path in ("cllib/a.py", "cllib/b.py", "data/published.json"):
+        (tmp_path / path).write_text("x")
+        seen.append(stamp())
+    (tmp_path / "cllib" / "a.py").write_text("y")
+    seen.append(stamp())
+    assert len(set(seen)) == len(seen)
+    (tmp_path / "data" / "downloads" / "large").write_text("x")
+    assert stamp() == seen[-1] and notebooks.stamp(notebook, "quick", {}) != seen[-1]

@@ -71,7 +71,8 @@ def test_tolerance_is_the_half_width_of_the_difference() -> None:
 @pytest.mark.parametrize("chapter", chapters.names())
 def test_ledger_of_the_chapter_is_whole(made: list[Record], chapter: str) -> None:
     told = claims(chapter)
-    assert len(told) == len(set((c.source, c.text, c.experiment, c.label, c.metric) for c in told)) > 100
+    fewest = 100 if ledger.published(chapter)["tables"] else 15  # chapter 6 has orders only
+    assert len(told) == len(set((c.source, c.text, c.experiment, c.label, c.metric) for c in told)) > fewest
     judged = ledger.ledger(chapter, made)
     assert len(judged) == len(told) and set(judged["verdict"]) <= set(ledger.MARKS)
     shown = readable(judged)

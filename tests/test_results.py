@@ -338,3 +338,40 @@ def test_any_metric_can_be_paired(made: list[Record]) -> None:
     table = results.paired([one, two], [("main", "one", "two")], "x", "before: Acc")
     assert table["mean"].tolist() == pytest.approx([0.25]) and table["verdict"].tolist() == ["better"]
     assert results.paired([one, two], [("main", "one", "two")], "x")["mean"].tolist() == [0]
+
+
+def test_against_pairs_by_seed_and_corrects_for_the_number_of_rows(made: list[Record]) -> None:
+    base = replace(made[0], label="base", seeds=[1, 2, 3, 4])
+
+    def shifted(label: str, *by: float) -> Record:
+        tests = [[[0.5, 0.0], [0.5 + d, 0.5 + d]] for d in by]
+        return replace(base, label=label, test=tests)
+
+    base = shifted("base", 0, 0, 0, 0)
+    other = replace(shifted("other seeds", 0, 0, 0, 0), seeds=[1, 2, 3, 5])
+    rows = [
+        shifted("up", 0.2, 0.21, 0.2, 0.19),
+        shifted("noisy", 0.2, -0.2, 0.1, 0.0),
+        shifted("down", -0.1, -0.11, -0.1, -0.1),
+        base,
+        other,
+    ]
+    table = results.against(rows, "base")
+    assert list(table.index) == ["up", "noisy", "down"]
+    assert list(table["verdict"]) == ["better", "cannot be told", "worse"]
+    assert table.loc["up", "difference"] == pytest.approx(0.2)
+    alone = results.against([base, rows[0]], "base").loc["up", "p, corrected"]
+    assert alone < 0.001 and table.loc["up", "p, corrected"] > alone  # three were compared
+
+
+def test_what_equals_the_reference_cannot_be_told_from_it(made: list[Record]) -> None:
+    twin = replace(made[0], label="twin")
+    table = results.against([made[0], twin], made[0].label)
+    assert list(table["verdict"]) == ["cannot be told"] and table["p, corrected"].item() == 1
+
+
+def test_lowest_accuracies_are_metrics_of_a_record(made: list[Record]) -> None:
+    curve = [[[1.0, 0.0], [0.2, 1.0], [0.6, 1.0]]]
+    one = replace(made[0], seeds=[1], test=[[[1.0, 0.0], [0.6, 1.0]]], curve=curve, steps=[2, 3, 4], ends=[2, 4])
+    assert one.metric("min-ACC") == pytest.approx([0.2])
+    assert one.metric("WC-ACC") == pytest.approx([0.5 * 1.0 + 0.5 * 0.2])

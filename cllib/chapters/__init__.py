@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from cllib.chapters import birt, brain_replay, latent_replay, memory_head, metaplasticity
+from cllib.chapters import birt, brain_replay, latent_replay, memory_head, metaplasticity, side_by_side
 from cllib.chapters.common import DEVICES, PROFILES, Chapter
 from cllib.errors import UserError, one_of
 from cllib.options import convert, fit
@@ -23,6 +23,7 @@ CHAPTERS: dict[str, type[Chapter]] = {
     "03_latent_replay": latent_replay.LatentReplayChapter,
     "04_brain_inspired_replay": brain_replay.BrainReplayChapter,
     "05_birt": birt.BiRTChapter,
+    "06_side_by_side": side_by_side.SideBySideChapter,
 }
 DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "01_memory_head": memory_head.DEFAULTS,
@@ -30,6 +31,7 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "03_latent_replay": latent_replay.DEFAULTS,
     "04_brain_inspired_replay": brain_replay.DEFAULTS,
     "05_birt": birt.DEFAULTS,
+    "06_side_by_side": side_by_side.DEFAULTS,
 }
 
 

@@ -1,6 +1,5 @@
 """Chapter 5, BiRT: its parameters."""
 
-import os
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from cllib.models.convit import ConViT
 from cllib.models.plain_vit import PlainViT
 from cllib.recipes import Recipe
 from cllib.streams.base import Stream
+from cllib.threads import cores
 
 NAME = "05_birt"
 USUAL = ("main", "noise", "released", "memory", "student", "look")
@@ -133,7 +133,7 @@ class BiRTChapter(Chapter):
     @property
     def crew(self) -> int:
         """Processes that share the runs."""
-        return 1 if self.on != "cpu" else self.workers or os.cpu_count() or 1
+        return 1 if self.on != "cpu" else self.workers or cores()
 
     @property
     def few(self) -> list[int]:

@@ -1,6 +1,5 @@
 """Chapter 4, brain-inspired replay and feature exaggeration: its parameters."""
 
-import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from cllib.models.replay_vae import ReplayVAE
 from cllib.recipes import Recipe
 from cllib.streams.base import Stream
 from cllib.streams.protocols import PROTOCOLS, Protocol, protocol_stream
+from cllib.threads import cores
 
 NAME = "04_brain_inspired_replay"
 USUAL = ("main", "scenarios", "ablation", "exaggeration", "released", "look")
@@ -157,7 +157,7 @@ class BrainReplayChapter(Chapter):
     @property
     def crew(self) -> int:
         """Processes that share the runs."""
-        return 1 if self.on != "cpu" else self.workers or os.cpu_count() or 1
+        return 1 if self.on != "cpu" else self.workers or cores()
 
     @property
     def few(self) -> list[int]:

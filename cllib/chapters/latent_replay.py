@@ -1,6 +1,5 @@
 """Chapter 3, latent replay in a vision transformer: its parameters."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from cllib.models.latent_vit import BACKBONES, OWN, PRETRAINED, RANDOM, LatentVi
 from cllib.recipes import Recipe
 from cllib.streams.base import Stream
 from cllib.streams.nicv2 import NICv2, prep
+from cllib.threads import cores
 
 NAME = "03_latent_replay"
 DTYPES = tuple(dtype for dtype in STORED if dtype != "pixels")  # of latents
@@ -124,7 +124,7 @@ class LatentReplayChapter(Chapter):
     def crew(self) -> int:
         """Processes that share the runs."""
         large = self.data == "core50"  # too large to be sent to another process
-        return 1 if self.on != "cpu" or large else self.workers or os.cpu_count() or 1
+        return 1 if self.on != "cpu" or large else self.workers or cores()
 
     @property
     def others(self) -> list[int]:

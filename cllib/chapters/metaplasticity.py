@@ -1,6 +1,5 @@
 """Chapter 2, metaplasticity: its parameters."""
 
-import os
 import typing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from cllib.options import fit
 from cllib.recipes import Recipe
 from cllib.streams import Stream, TaskSequence
 from cllib.streams.tasks import in_parts, task
+from cllib.threads import cores
 
 NAME = "02_metaplasticity"
 DEFAULT_META = 1.35  # the published m of permuted MNIST
@@ -215,7 +215,7 @@ class MetaplasticityChapter(Chapter):
     @property
     def crew(self) -> int | None:
         """Processes that share the runs; None on a GPU: this one alone."""
-        return None if self.on == "cuda" else self.workers or os.cpu_count() or 1
+        return None if self.on == "cuda" else self.workers or cores()
 
     @property
     def others(self) -> list[int]:

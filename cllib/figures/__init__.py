@@ -9,7 +9,6 @@ from cllib.figures.birt import (
     anatomy,
     balance,
     bytes_against,
-    flow,
     gated_attention,
     lags,
     memories,
@@ -19,6 +18,8 @@ from cllib.figures.birt import (
     robust,
     sawtooth,
 )
+from cllib.figures.compare import accuracy_against_compute, questions, side_by_side
+from cllib.figures.diagrams import dreaming, flow, keyed, latents_replayed
 from cllib.figures.latent import along, composition, confusions, cuts, films, stages
 from cllib.figures.plane import (
     attention_regions,
@@ -49,6 +50,7 @@ from cllib.figures.weights import curves, flip_costs, gates, histograms, quadrat
 
 __all__ = [
     "LiveCurves",
+    "accuracy_against_compute",
     "along",
     "anatomy",
     "attention_regions",
@@ -64,6 +66,7 @@ __all__ = [
     "confusions",
     "curves",
     "cuts",
+    "dreaming",
     "dreams",
     "ends",
     "film",
@@ -74,7 +77,9 @@ __all__ = [
     "gates",
     "histograms",
     "intervals",
+    "keyed",
     "lags",
+    "latents_replayed",
     "live",
     "memories",
     "online",
@@ -83,6 +88,7 @@ __all__ = [
     "player",
     "preferred",
     "quadratic",
+    "questions",
     "reliable",
     "represented",
     "robust",
@@ -92,6 +98,7 @@ __all__ = [
     "seen",
     "selection",
     "show_stream",
+    "side_by_side",
     "stability",
     "stages",
     "style",

@@ -8,7 +8,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
 from torch import Tensor
 
 from cllib.attention import photo
@@ -16,47 +15,6 @@ from cllib.calibration import recency
 from cllib.figures.base import CLASS_COLOURS, bare, closed
 from cllib.metrics import Array, interval, of_seen
 from cllib.results import Record
-
-BOXES = {  # name: place, size, colour
-    "images": ((0.0, 1.0), (1.3, 0.7), 7),
-    "g\nfrozen after task 1": ((2.0, 1.0), (1.7, 0.7), 0),
-    "episodic memory\nrepresentations r": ((2.0, -0.6), (1.7, 0.8), 7),
-    "f_w\nworking memory": ((5.0, 1.0), (1.9, 0.7), 2),
-    "f_s\nsemantic memory": ((5.0, -0.6), (1.9, 0.8), 1),
-    "labels": ((7.9, 1.0), (1.3, 0.7), 7),
-    "consistency": ((7.9, -0.6), (1.3, 0.8), 7),
-}
-ARROWS = (
-    ((1.3, 1.35), (2.0, 1.35), ""),
-    ((3.7, 1.35), (5.0, 1.35), "new"),
-    ((2.85, 1.0), (2.85, 0.2), "herding"),
-    ((3.7, -0.1), (5.0, 1.1), "M, T (X)"),
-    ((3.7, -0.3), (5.0, -0.3), "M (X)"),
-    ((5.95, 1.0), (5.95, 0.2), "now and then"),
-    ((6.9, 1.35), (7.9, 1.35), "A inside"),
-    ((6.9, -0.2), (7.9, -0.2), "S"),
-    ((6.9, 1.15), (8.3, 0.2), ""),
-)
-
-
-@closed
-def flow() -> Figure:
-    """Where samples, representations and answers go, and where noise comes in."""
-    figure, ax = plt.subplots(figsize=(9.6, 3.1))
-    for name, ((x, y), (width, height), colour) in BOXES.items():
-        box = FancyBboxPatch((x, y), width, height, "round,pad=0.03", facecolor=(*CLASS_COLOURS[colour], 0.25))
-        box.set_edgecolor("0.3")
-        ax.add_patch(box)
-        ax.text(x + width / 2, y + height / 2, name, ha="center", va="center", fontsize=9)
-    for (x, y), (to_x, to_y), text in ARROWS:
-        ax.annotate("", (to_x, to_y), (x, y), arrowprops={"arrowstyle": "->", "color": "0.3"})
-        beside = 0.08 if x == to_x else 0.0  # a vertical arrow has its text on the right
-        across = x != to_x and y != to_y
-        label = ax.text((x + to_x) / 2 + beside - 0.3 * across, (y + to_y) / 2 + 0.05, text, fontsize=8)
-        label.set(ha="left" if beside else "center", va="center" if beside else "bottom")
-    ax.set(xlim=(-0.2, 9.4), ylim=(-0.8, 1.9))
-    ax.set_axis_off()
-    return figure
 
 
 @closed

@@ -4,7 +4,7 @@ from cllib.streams.base import Experience, Stream, orders, thinned
 from cllib.streams.nicv2 import NICv2, merged_first, seen
 from cllib.streams.noisy import IMAGE_STREAMS, image_stream, noisy_stream
 from cllib.streams.plane import PLANE_STREAMS, plane_stream
-from cllib.streams.scenarios import SCENARIOS, StreamConfig, domains, merged, permuted, sequence, split
+from cllib.streams.scenarios import SCENARIOS, StreamConfig, domains, from_folder, merged, permuted, sequence, split
 from cllib.streams.tasks import KEYWORDS, TaskSequence, subsets
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "StreamConfig",
     "TaskSequence",
     "domains",
+    "from_folder",
     "image_stream",
     "merged",
     "merged_first",

@@ -11,6 +11,7 @@ how their labels relate (van de Ven & Tolias 2019):
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -244,3 +245,15 @@ class StreamConfig:
             return permuted(data, self.count, self.permutation_seed, self.permute_first)
         order = self.order if self.order_seed is None else class_order(data.classes, self.order_seed)
         return split(data, self.count, order)
+
+
+def from_folder(
+    where: str | Path, experiences: int = 5, scenario: str = "class", image_size: int = 32, **more: Any
+) -> Stream:
+    """A folder of class folders (`datasets.folder`) as a stream: equal groups of its classes, one after the other.
+
+    more: as in `StreamConfig`. Raises UserError for a folder or image that cannot be used, or classes that do not
+    divide.
+    """
+    own = {"experiences": experiences, "scenario": scenario, "image_size": image_size}
+    return StreamConfig(datasets=("folder",), data_dir=str(where), **{**own, **more}).build()
