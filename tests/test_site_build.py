@@ -39,7 +39,10 @@ def book(tmp_path: Path) -> Path:
 
 @pytest.mark.site
 @pytest.mark.parametrize("repository", [None, f"{HUB}.git"])
-def test_buttons_lead_to_the_repository_or_are_not_there(repository: str | None, book: Path, tmp_path: Path) -> None:
+def test_buttons_lead_to_the_repository_or_are_not_there(
+    repository: str | None, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cllib.front.write", lambda *_: None)  # this chapter has no ledger to count
     front = site.build("smoke", tmp_path, book, tmp_path, repository, "dev")
     chapter = (front.parent / "01_small.html").read_text()
     links = re.findall(r'href="(https://[^"]+)"', chapter)
