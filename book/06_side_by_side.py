@@ -290,10 +290,9 @@ Markdown("\n".join(lines))
 # %% [markdown]
 # **What we make of it.** The sentences above are computed from this copy. What holds in all our runs of the quick profile:
 #
-# - **The question decides more than the method.** Told the task, nearly everything works; asked for the class among all, whoever keeps nothing of the
-#   old data loses it, penalties on weights (EWC, SI) included.
-# - **Equal bytes are not equal samples.** A representation or a feature vector takes as much as an image here; on larger images it would not.
-#   A method without a buffer may carry more than one with: a decoder, a teacher, an anchor for every task.
+# - **The question decides more than the method.** Told the task, nearly everything works; asked for the class among all, whoever neither stores nor
+#   dreams old samples loses them, penalties on weights (EWC, SI) included.
+# - **Equal bytes are not equal samples.** A small transformer's representation takes less than an image here, a feature vector more. A method without a buffer may carry more than one with: a decoder, a teacher, an anchor for every task.
 # - **Methods break where their assumption does.** GDumb balances by *label*: in the domain-incremental stream labels are shared, so its memory is full and
 #   balanced after the first task and never takes a sample of a later one.
 # - **These are small networks and small images**, a few epochs a task, one memory size. It says nothing about ImageNet.
@@ -307,8 +306,8 @@ Markdown("\n".join(lines))
 #
 # ```{admonition} Answers to 1 and 2
 # :class: dropdown
-# Methods without a buffer do not move, so a small memory lets BI-R pass the replay of samples; a large one makes plain replay as good as
-# joint training. GDumb balances labels, and here all tasks share two of them: once each has half of the memory nothing is exchanged.
+# Methods without a buffer do not move, so with a small memory BI-R passes all that store samples; with a large one replay comes closer to
+# joint training, and still falls short of it. GDumb balances labels, and here all tasks share two of them: once each has half of the memory nothing is exchanged.
 # ```
 
 
