@@ -36,8 +36,7 @@ def run(name: str, profile: str, given: Mapping[str, object], book: Path = BOOK,
     Raises `UserError` where the chapter is missing or `out` cannot be written, before a kernel starts, and
     `ChapterFailed` where the run stops; what was executed is then kept as `name.failed.ipynb`.
     """
-    folder = out.resolve() / profile
-    part, done, failed, previous = (folder / f"{name}{end}.ipynb" for end in (".part", "", ".failed", ".previous"))
+    part, done, failed, previous = copies(name, profile, out)
     start(source(name, book), part, done, previous)
     os.environ["CLLIB_ARTIFACTS"] = str(out.resolve())  # the kernel inherits it: run records go beside the copy
     os.environ[HEADLESS] = "1"
@@ -60,6 +59,13 @@ def run(name: str, profile: str, given: Mapping[str, object], book: Path = BOOK,
     failed.unlink(missing_ok=True)
     previous.unlink(missing_ok=True)
     return done
+
+
+def copies(name: str, profile: str, out: Path) -> tuple[Path, Path, Path, Path]:
+    """Where the executed copy is: while it runs, done, failed, and the one before it."""
+    part, done, failed, previous = (f"{name}{end}.ipynb" for end in (".part", "", ".failed", ".previous"))
+    folder = out.resolve() / profile
+    return folder / part, folder / done, folder / failed, folder / previous
 
 
 def source(name: str, book: Path = BOOK) -> NotebookNode:
