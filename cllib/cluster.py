@@ -6,6 +6,7 @@ since the last one. The code goes along as it lies on the disk, with the small f
 """
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from cllib import notebooks, results
 from cllib.datasets.files import writable_folder, write_atomic
 from cllib.errors import UserError
 from cllib.local import RETRIES, cores
-from cllib.sweeps import Ends, Job, attempt, reason
+from cllib.sweeps import Ends, Job, attempt, reason, standing
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of what is run
 try:
@@ -144,7 +145,7 @@ def perform(jobs: Sequence[Job], store: Path, gpus: float = 0.0, **options: Any)
         while running:
             done, _ = ray.wait(list(running), timeout=1)
             for line in asked(shelf.news):
-                print(line, flush=True)
+                print(line, file=sys.stderr)
             for ref in done:
                 yield running.pop(ref), ended(ref)
     finally:
@@ -173,7 +174,7 @@ def run(
         last = asked(shelf.fetch, f"{address}/checkpoint.pt")
         if last is not None:
             write_atomic(folder / "checkpoint.pt", last)
-            asked(shelf.tell, f"{name}: goes on from its last checkpoint")
+            asked(shelf.tell, f"{name}: goes on {standing(store, address)}")
         why = attempt(Job(program, stream, data, device, address, name, 1), store, copied=send, **options)
         if why is None:
             made = results.kept(folder) or []

@@ -16,7 +16,7 @@ import torch
 
 from cllib.datasets.files import writable_folder
 from cllib.errors import whole
-from cllib.sweeps import Ends, Job, attempt
+from cllib.sweeps import Ends, Job, attempt, standing
 
 RETRIES = 3  # of a run whose process dies
 # Forked from a process that has imported, and done nothing else: a new worker is there at once.
@@ -59,7 +59,8 @@ def perform(jobs: Sequence[Job], store: Path, workers: int | None = None, **opti
                     if deaths[job] > RETRIES:
                         yield job, f"its process died {deaths[job]} times, {how(process)}"
                     else:
-                        print(f"{job.name}: its process died, {how(process)}; starting it again", file=sys.stderr)
+                        again = standing(store, job.address)
+                        print(f"{job.name}: its process died, {how(process)}; it goes on {again}", file=sys.stderr)
                         waiting.appendleft(job)
     finally:
         for process, _ in busy.values():

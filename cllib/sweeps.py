@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from cllib import chapters, metrics, report, results, runs
+from cllib.checkpoints import read
 from cllib.errors import UserError
 from cllib.experiments import Config, Program, described, execute, parameters_of, shape
 from cllib.learners.heads import LearnerConfig
@@ -222,6 +223,18 @@ def attempt(job: Job, store: Path, **options: Any) -> str | None:
             f"run as {made.runs[0]}, not as {job.address}: other code, Python, torch or numpy than where it was asked"
         )
     return None
+
+
+def standing(store: Path, address: str) -> str:
+    """Where a run that is started again goes on."""
+    path = store / address / "checkpoint.pt"
+    if not path.exists():
+        return "from the start, for it had no checkpoint yet"
+    try:
+        position = read(path, address)["position"]
+    except UserError as error:  # the run itself will fail of it
+        return str(error)
+    return f"from experience {position['experience']}, step {position['step']}"
 
 
 def reason(error: Exception) -> str:
