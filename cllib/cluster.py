@@ -6,6 +6,7 @@ since the last one. The code goes along as it lies on the disk, with the small f
 """
 
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +50,8 @@ def join(address: str, workers: int | None, gpus: float) -> int:
         )
     if workers is not None and address != "local":
         raise UserError(f"--workers {workers}: at an address the cluster's nodes say how many cores they lend")
+    if address not in ("local", "auto"):
+        check_reachable(address)
     if not (ROOT / "pyproject.toml").is_file():
         raise UserError(f"{ROOT}: not a checkout of the repository, from which the code is sent; install it --editable")
     sent = {"working_dir": str(ROOT), "excludes": LEFT_OUT, "env_vars": ONE_THREAD}
@@ -59,6 +62,15 @@ def join(address: str, workers: int | None, gpus: float) -> int:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"--on {address}: no cluster there ({' '.join(str(error).split())[:200]})") from error
     return fitting(ray.cluster_resources(), gpus)
+
+
+def check_reachable(address: str) -> None:
+    """Raise UserError unless something listens at HOST:PORT: Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(f"--on {address}: no cluster there ({error}); give local, auto or HOST:PORT") from error
 
 
 def fitting(there: Mapping[str, float], gpus: float) -> int:
@@ -205,7 +217,7 @@ def chapters(
         notebooks.start(source, part, done, previous)
         told = {"num_cpus": values.get("workers") or 1, "num_gpus": gpus, "max_retries": RETRIES}
         text = (book / f"{name}.py").read_bytes()
-        running[remote(**told)(chapter).remote(name, profile, values, text, shelf, str(out.resolve()))] = name
+        running[remote(**told)(chapter).remote(name, profile, values, text, shelf, str(out.resolve()), EVERY)] = name
     try:
         while running:
             (ref, *_), _ = ray.wait(list(running))
@@ -218,14 +230,19 @@ def chapters(
         ray.shutdown()
 
 
-def chapter(name: str, profile: str, values: Mapping[str, object], text: bytes, shelf: Any, home: str) -> str | None:
-    """A chapter, at a worker. home: the shelf's folder. Returns why it failed, None if it did not."""
+def chapter(
+    name: str, profile: str, values: Mapping[str, object], text: bytes, shelf: Any, home: str, every: float
+) -> str | None:
+    """A chapter, at a worker. home: the shelf's folder; every: seconds from one look at what was made to the next.
+
+    Returns why it failed, None if it did not.
+    """
     with workplace() as place:
         out, book, over = place / "artifacts", place / "book", Event()
         write_atomic(book / f"{name}.py", text)
         mirror = Mirror(out, shelf, name, profile)
         mirror.fetch()
-        looking = Thread(target=mirror.watch, args=(over,), daemon=True)
+        looking = Thread(target=mirror.watch, args=(over, every), daemon=True)
         looking.start()
         try:
             notebooks.run(name, profile, values, book, out)
@@ -267,9 +284,9 @@ class Mirror:
         made = sorted(path.parent.name for path in (self.out / "runs").glob("*/parameters.json"))
         asked(self.shelf.put, self.list, "\n".join(made).encode())
 
-    def watch(self, over: Event) -> None:
-        """Send every so often until it is over."""
-        while not over.wait(EVERY):
+    def watch(self, over: Event, every: float) -> None:
+        """Send every so many seconds until it is over."""
+        while not over.wait(every):
             self.send()
 
 

@@ -3,19 +3,21 @@
 import os
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import click.testing
 import pandas as pd
 import pytest
 
-from cllib import chapters, sweeps
+from cllib import chapters, local, sweeps
 from cllib.cli import main
 from cllib.experiments import Program, compare, described
 from cllib.learners.heads import LearnerConfig
 from cllib.results import kept, stream_hash
-from sweeping import alive, begun, below, ended, results_of, sweep, until
+from sweeping import alive, begun, children, ended, results_of, same, sweep, swept, until
 
 META = "02_metaplasticity"
 HEADS = "01_memory_head"
@@ -184,66 +186,38 @@ def test_a_failed_run_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     assert again.exit_code == 0 and "4 runs: 3 kept, 1 missing" in again.stdout
 
 
+GRID = ("-p", "meta=0,1.35", "-p", "epochs_per_task=12", "--seeds", "2", "--checkpoint-every", "87")
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep that nobody disturbed."""
     store = tmp_path_factory.mktemp("straight") / "store"
-    code, _, err = ended(sweep(store, *GRID))
-    assert code == 0, err
+    assert swept(store, *GRID).exit_code == 0
     return store
 
 
-GRID = ("-p", "meta=0,1.35", "--seeds", "2", "--workers", "2")
+def workers(pid: int) -> list[int]:
+    """The processes that train: forked from one that the command has started."""
+    return [worker for child, _ in children(pid) for worker, _ in children(child) if alive(worker)]
 
 
-def same(store: Path, other: Path) -> None:
-    """The same runs and the same table, bit for bit."""
-    assert results_of(store) == results_of(other)
-    assert Path(f"{store}.csv").read_bytes() == Path(f"{other}.csv").read_bytes()
-
-
-def workers_of(pid: int) -> list[int]:
-    """The processes that train: those that a process of the command's has forked."""
-    return [child for child, command in below(pid) if "resource_tracker" not in command and alive(child)]
+def kill_one(store: Path) -> None:
+    """Kill a process in the middle of a run."""
+    until(lambda: begun(store))
+    (worker,) = workers(os.getpid())
+    os.kill(worker, signal.SIGKILL)
 
 
 def test_a_killed_worker_is_replaced_and_its_run_goes_on(straight: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    command = sweep(store, *GRID)
-    until(lambda: begun(store))
-    holder = folder_of(command.pid, store)
-    os.kill(holder, signal.SIGKILL)
-    code, _, err = ended(command)
-    assert code == 0, err
-    (place,) = re.findall(r"its process died, SIGKILL; it goes on from experience (\d+), step (\d+)", err)
+    killer = Thread(target=kill_one, args=(tmp_path / "store",), daemon=True)
+    killer.start()
+    result = swept(tmp_path / "store", *GRID, "--workers", "1")
+    killer.join()
+    assert result.exit_code == 0, result.stderr
+    (place,) = re.findall(r"its process died, SIGKILL; it goes on from experience (\d+), step (\d+)", result.stderr)
     assert place != ("0", "0")
-    same(store, straight)
-
-
-def folder_of(pid: int, store: Path) -> int:
-    """A worker that holds the lock of a run with a checkpoint."""
-    found: list[int] = []
-
-    def look() -> bool:
-        for worker in workers_of(pid):
-            held = [os.path.realpath(path) for path in Path(f"/proc/{worker}/fd").glob("*")]
-            if any(str(folder / "lock") in held for folder in begun(store)):
-                found.append(worker)
-        return bool(found)
-
-    until(look)
-    return found[0]
-
-
-def test_a_run_that_kills_every_worker_is_given_up_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cllib.local.RETRIES", 1)
-    from cllib import local
-
-    pairs = sweeps.paired(sweeps.grid(META, "smoke", {"meta": "0,1.35"}), [0], "cpu")
-    jobs: list[Any] = sweeps.jobs(pairs, "cpu")
-    object.__setattr__(jobs[0], "device", Deadly())
-    ends = dict(local.perform(jobs, tmp_path, 1))
-    assert ends[jobs[0]] == "its process died 2 times, SIGABRT" and ends[jobs[1]] is None
+    same(tmp_path / "store", straight)
 
 
 class Deadly(str):
@@ -253,18 +227,25 @@ class Deadly(str):
         return os.abort, ()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_command_leaves_no_process_and_goes_on(how: signal.Signals, straight: Path, tmp_path: Path) -> None:
+def test_a_run_that_kills_every_worker_is_given_up_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "RETRIES", 1)
+    pairs = sweeps.paired(sweeps.grid(META, "smoke", {"meta": "0,1.35"}), [0], "cpu")
+    bad, good = sweeps.jobs(pairs, "cpu")
+    bad = replace(bad, device=Deadly("cpu"))
+    assert dict(local.perform([bad, good], tmp_path, 1)) == {bad: "its process died 2 times, SIGABRT", good: None}
+
+
+def test_a_killed_command_leaves_no_process_and_goes_on(straight: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    command = sweep(store, *GRID, start_new_session=True)
-    until(lambda: begun(store))
-    workers = workers_of(command.pid)
-    assert len(workers) >= 2
-    command.send_signal(how) if how != signal.SIGINT else os.killpg(command.pid, how)
-    code, _, _ = ended(command)
-    assert code != 0
-    until(lambda: not any(alive(worker) for worker in workers))
-    assert len(sweeps.finished(store)) < 4
-    code, _, err = ended(sweep(store, *GRID))
-    assert code == 0, err
+    for how in (signal.SIGKILL, signal.SIGINT):  # Ctrl-C goes to the whole group
+        done = len(sweeps.finished(store))
+        command = sweep(store, *GRID, "--workers", "2")
+        until(lambda: len(sweeps.finished(store)) > done or begun(store))  # noqa: B023
+        trainers = workers(command.pid)
+        assert len(trainers) == 2
+        os.killpg(command.pid, how) if how == signal.SIGINT else command.kill()
+        assert ended(command)[0] != 0
+        until(lambda: not any(alive(child) for child in trainers))  # noqa: B023
+        assert len(sweeps.finished(store)) < 4
+    assert swept(store, *GRID).exit_code == 0
     same(store, straight)
