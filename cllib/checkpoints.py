@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +100,20 @@ class Keeper:
         every: save after so many steps and at every border of experiences. None: at steps and borders alike, as soon as
             all saving so far has taken less than `SHARE` of the time.
         keep: also save at the end of the run.
+        copied: called with the path of every checkpoint written, to take a copy elsewhere; its time counts as saving.
     """
 
-    def __init__(self, path: Path, run: str, every: int | None = None, keep: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        run: str,
+        every: int | None = None,
+        keep: bool = True,
+        copied: Callable[[Path], None] | None = None,
+    ) -> None:
         if every is not None:
             whole("checkpoint_every", every, 1)
-        self.path, self.run, self.every, self.keep = path, run, every, keep
+        self.path, self.run, self.every, self.keep, self.copied = path, run, every, keep, copied
         self.begin, self.spent, self.last = time.perf_counter(), 0.0, 0.0
 
     def load(self) -> State | None:
@@ -128,5 +136,7 @@ class Keeper:
         """Write the checkpoint, and note what it cost."""
         begin = time.perf_counter()
         write(self.path, state, self.run)
+        if self.copied is not None:
+            self.copied(self.path)
         self.last = time.perf_counter() - begin
         self.spent += self.last

@@ -1,17 +1,23 @@
 """The command `cllib`: thin; what a command does is in `notebooks`, `experiments`, `report` and `site`."""
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import torch
+from tqdm import tqdm
 
 from cllib import chapters, notebooks, results, runs, site
 from cllib.datasets.files import writable_folder, write_atomic
 from cllib.errors import UserError, one_of
 from cllib.options import split
+
+if TYPE_CHECKING:
+    from cllib.sweeps import Ends
 
 FOLDER = click.Path(path_type=Path)
 Command = Callable[..., None]
@@ -31,6 +37,18 @@ def option_book(command: Command) -> Command:
 def option_profile(command: Command) -> Command:
     """Add the option that picks a profile; `cllib.chapters` knows which there are."""
     return click.option("--profile", default="quick", show_default=True, help="smoke, quick or paper.")(command)
+
+
+def option_on(command: Command) -> Command:
+    """Add the option that says where the work is done."""
+    told = "On a Ray cluster: local, auto, or the HOST:PORT of one."
+    return click.option("--on", metavar="ADDRESS", help=told)(command)
+
+
+def option_gpus(command: Command) -> Command:
+    """Add the option that says how much of a GPU is taken there."""
+    told = "With --on: the share of a card that each run takes, such as 0.25."
+    return click.option("--gpus", default=0.0, type=click.FloatRange(0, 1), help=told)(command)
 
 
 @contextmanager
@@ -71,7 +89,11 @@ def list_chapters() -> None:
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Chapters that run side by side.")
 @click.option("--fresh", is_flag=True, help="Run also what has not changed since it was run.")
 @option_book
-def run(names: tuple[str, ...], every: bool, profile: str, pairs: tuple[str, ...], **options: Any) -> None:
+@option_on
+@option_gpus
+def run(
+    names: tuple[str, ...], every: bool, profile: str, pairs: tuple[str, ...], on: str | None, gpus: float, **how: Any
+) -> None:
     """Run chapters headless, after checking every name and value.
 
     A copy that was made by the same chapter, parameters, code and data is left as it is.
@@ -81,8 +103,25 @@ def run(names: tuple[str, ...], every: bool, profile: str, pairs: tuple[str, ...
         if not chosen:
             raise UserError(f"name a chapter, or give --all; there are: {', '.join(chapters.names())}")
         given = {name: checked(name, profile, split(pairs)) for name in chosen}
-        for line in notebooks.run_all(given, profile, **options):
+        if on is not None:
+            return away(given, profile, how["book"], how["out"], on, gpus)
+        for line in notebooks.run_all(given, profile, **how):
             click.echo(line)
+
+
+def away(given: dict[str, dict[str, object]], profile: str, book: Path, out: Path, on: str, gpus: float) -> None:
+    """Run chapters on a Ray cluster; those that fail do not stop the others."""
+    from cllib import cluster
+
+    for name in given:
+        notebooks.source(name, book)
+    cluster.join(on, None, gpus)
+    failed = []
+    for name, why in cluster.chapters(given, profile, gpus, book, out):
+        failed += [] if why is None else [why]
+        click.echo(f"{name}: {profile} profile {'done' if why is None else 'failed'}: {out / profile}")
+    if failed:
+        raise click.ClickException("\n".join(failed))
 
 
 def checked(name: str, profile: str, pairs: dict[str, str]) -> dict[str, object]:
@@ -124,6 +163,80 @@ def train(
         stream = config.build()
         found = experiments.compare("train", stream, made, range(seed, seed + seeds), store=store, **options)
         click.echo(report.readable(report.runs_table(found)))
+
+
+@main.command()
+@click.argument("chapter")
+@option_profile
+@click.option(
+    "-p", "pairs", multiple=True, metavar="NAME=A,B,...", help="Values of a parameter; a list is written A:B."
+)
+@click.option("--seeds", type=click.IntRange(1), help="How many; else as the profile has.")
+@click.option("--seed", type=click.IntRange(0), help="The first one; else as the chapter has.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(chapters.DEVICES))
+@click.option("--workers", type=click.IntRange(1), help="Processes, each on one thread; else one a core.")
+@click.option("--on", metavar="ADDRESS", help="Ray instead: local, auto, or the HOST:PORT of a cluster.")
+@click.option(
+    "--gpus", default=0.0, type=click.FloatRange(0, 1), help="With --on: the share of a card that a run takes."
+)
+@click.option("--checkpoint-every", type=click.IntRange(1), help="Steps; else as often as costs 1 % of the time.")
+@click.option("--store", type=FOLDER, help="Where runs are kept; else artifacts/runs.")
+@click.option("--csv", type=FOLDER, help="Also write the table, every digit, to this file.")
+@click.option("--dry-run", is_flag=True, help="Only list what there is to do.")
+def sweep(chapter: str, profile: str, pairs: tuple[str, ...], store: Path | None, **asked: Any) -> None:
+    """Run a chapter's own experiment for every combination of values and every seed, as far as that is missing.
+
+    Stopped in any way, the same command goes on. A run that fails is named at the end; the others are not disturbed.
+    """
+    from cllib import durations, local, sweeps
+
+    store = store or runs.store()
+    with one_line():
+        device = asked["device"] if asked["device"] != "auto" else "cuda" if asked["gpus"] else chapters.usual_device()
+        here = device == "cpu" or torch.cuda.is_available()
+        points = sweeps.grid(chapter, profile, split(pairs), device if here else "cpu")
+        first = points[0].settings
+        start = first.seed if asked["seed"] is None else asked["seed"]
+        wanted = sweeps.paired(points, range(start, start + (asked["seeds"] or first.seeds)), device)
+        there = sweeps.finished(store)
+        todo = sweeps.jobs([pair for pair in wanted if pair.key not in there], device)
+        options = {"checkpoint_every": asked["checkpoint_every"]}
+        perform: Callable[..., Ends]
+        if asked["on"] is None:
+            workers = asked["workers"] or local.usual(device)
+            perform = partial(local.perform, workers=workers, **options)
+        else:
+            from cllib import cluster
+
+            workers = cluster.join(asked["on"], asked["workers"], asked["gpus"])
+            perform = partial(cluster.perform, gpus=asked["gpus"], **options)
+        click.echo(f"{chapter}, {profile} profile, {device}: {sweeps.listing(wanted, there)}")
+        if todo:
+            click.echo(f"{len(todo)} programs, {durations.estimate(todo, store, workers, here)}")
+        if not asked["dry_run"]:
+            failed = watched(perform(todo, store), sum(job.runs for job in todo))
+            made = sweeps.table(sweeps.gathered(wanted, store))
+            click.echo(sweeps.readable(made) if len(made) else "no run is finished")
+            if asked["csv"] is not None:
+                write_atomic(asked["csv"], made.to_csv(index=False).encode())
+            if failed:
+                raise click.ClickException("\n".join([f"{len(failed)} failed", *failed]))
+
+
+def watched(ends: "Ends", total: int) -> list[str]:
+    """Show how many runs are done as they end: a moving line on a terminal, one every half minute in a log.
+
+    Returns a line for each that failed.
+    """
+    terminal = sys.stderr.isatty()
+    form = None if terminal else "{desc}: {n_fmt} of {total_fmt} [{elapsed}, {remaining} left]{postfix}\n"
+    failed = []
+    with closing(ends), tqdm(total=total, desc="runs", bar_format=form, mininterval=0.1 if terminal else 30) as bar:
+        for job, why in ends:
+            failed += [] if why is None else [f"{job.name}: {why}"]
+            bar.set_postfix({"failed": len(failed)} if failed else {}, refresh=False)
+            bar.update(job.runs)
+    return failed
 
 
 @main.command("report")

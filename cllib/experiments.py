@@ -1,7 +1,7 @@
 """Several learners on one stream with the same seeds: run together where they can be, kept, never run twice."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from inspect import signature
 from itertools import product
@@ -150,6 +150,13 @@ def programs(learners: Mapping[str, Config], seeds: Sequence[int], order: str) -
     return found
 
 
+def parameters_of(program: Program, **options: Any) -> dict[str, Any]:
+    """What tells a program from others on the same data, and what of its options changes a record (`MATTERING`)."""
+    options = {**program.defaults(), **options}
+    setting = {name: options.get(name, TOLD[name].default) for name in MATTERING}
+    return {"configs": program.describe(), "seeds": list(program.seeds), "order": program.order, **setting}
+
+
 def execute(
     program: Program,
     stream: Stream,
@@ -158,24 +165,25 @@ def execute(
     device: str = "cpu",
     checkpoint_every: int | None = None,
     tensorboard: Path | None = None,
+    copied: Callable[[Path], None] | None = None,
     **options: Any,
 ) -> list[Record]:
     """The records of a program, one a configuration, from the store where they are there; else by running it.
 
-    A run that was stopped goes on from its last checkpoint. stream: on the device; data: its hash; checkpoint_every:
-    see `checkpoints.Keeper`; tensorboard: folder for event files; options: of `training.train`. Raises UserError for a
-    damaged checkpoint or record.
+    A run that was stopped goes on from its last checkpoint. stream: on the device; data: its hash; checkpoint_every,
+    copied: see `checkpoints.Keeper`; tensorboard: folder for event files; options: of `training.train`. Raises
+    UserError for a damaged checkpoint or record.
     """
+    parameters = parameters_of(program, **options)
     options = {**program.defaults(), **options}
-    setting = {name: options.get(name, TOLD[name].default) for name in MATTERING}
-    parameters = {"configs": program.describe(), "seeds": program.seeds, "order": program.order, **setting}
+    setting = {name: parameters[name] for name in MATTERING}
     code, kind = program.code(), torch.device(device).type
     address = runs.address(parameters, data, code, kind)
     with runs.claimed(store / address) as folder:
         made = results.kept(folder)
         if made is None:
             runs.describe(folder, {**parameters, "stream": stream.name, "data": data, "code": code, "device": kind})
-            keeper = Keeper(folder / "checkpoint.pt", address, checkpoint_every, keep=program.recipe is not None)
+            keeper = Keeper(folder / "checkpoint.pt", address, checkpoint_every, program.recipe is not None, copied)
             if tensorboard is not None:
                 logs = [TensorBoard(Path(tensorboard) / program.name(stream) / address), options.get("log")]
                 options["log"] = each([log for log in logs if log is not None])

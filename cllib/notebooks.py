@@ -51,11 +51,10 @@ def run(
     Raises `UserError` where the chapter is missing or `out` cannot be written, before a kernel starts, and
     `ChapterFailed` where the run stops; what was executed is then kept as `name.failed.ipynb`.
     """
-    folder = out.resolve() / profile
-    part, done, failed, previous = (folder / f"{name}{end}.ipynb" for end in (".part", "", ".failed", ".previous"))
-    notebook = source(name, book)
+    part, done, failed, previous = copies(name, profile, out)
+    notebook, left = source(name, book), done.parent / "records" / name
     made_of = stamp(notebook, profile, given)
-    if not fresh and stamped(done) == made_of:
+    if not fresh and stamped(done, left) == made_of:
         return done
     start(notebook, part, done, previous)
     os.environ["CLLIB_ARTIFACTS"] = str(out.resolve())  # the kernel inherits it: run records go beside the copy
@@ -72,7 +71,7 @@ def run(
             # It listens on this machine only, and is interrupted when it is done: its words on that help no reader.
             extra_arguments=["--log-level=CRITICAL"],
         )
-        mark(part, made_of)
+        mark(part, made_of, left)
         os.replace(part, done)
     except Exception as error:
         part.replace(failed)
@@ -109,11 +108,12 @@ def _timed(
     os.environ["CLLIB_CORES"] = str(share)
     begin = perf_counter()
     try:
-        before = stamped((where.get("out", ARTIFACTS)) / profile / f"{name}.ipynb")
+        _, done, _, _ = copies(name, profile, where.get("out", ARTIFACTS))
+        before = done.stat().st_mtime_ns if done.exists() else None
         path = run(name, profile, values, fresh=fresh, **where)
     except ChapterFailed as error:
         return "", str(error)
-    kept = not fresh and before is not None and before == stamped(path)
+    kept = path.stat().st_mtime_ns == before
     how = "unchanged, left as it is" if kept else f"done in {perf_counter() - begin:.0f} s"
     return f"{name}: {profile} profile {how}: {path}", ""
 
@@ -125,27 +125,40 @@ def stamp(notebook: NotebookNode, profile: str, given: Mapping[str, object]) -> 
     downloaded does not: it is known by its checksums.
     """
     told = [contents(notebook), profile, sorted(given.items()), runs.versions(), torch.cuda.is_available()]
-    digest = hashlib.sha256(repr(told).encode())
-    files = [*(ROOT / "cllib").rglob("*.py"), *(ROOT / "data").rglob("*")]
-    for path in sorted(path for path in files if path.is_file() and "downloads" not in path.parts):
-        digest.update(str(path.relative_to(ROOT)).encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(repr([*told, digest(ROOT / "cllib", "*.py"), digest(ROOT / "data")]).encode()).hexdigest()[
+        :16
+    ]
 
 
-def stamped(done: Path) -> str | None:
-    """Return the stamp of an executed copy; None where there is no whole one."""
+def digest(folder: Path, pattern: str = "*") -> str:
+    """Return a hash of all files in a folder, names and bytes, downloads left out."""
+    sha = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob(pattern) if path.is_file() and "downloads" not in path.parts):
+        sha.update(str(path.relative_to(folder)).encode() + hashlib.sha256(path.read_bytes()).digest())
+    return sha.hexdigest()
+
+
+def stamped(done: Path, records: Path) -> str | None:
+    """Return the stamp of an executed copy; None where there is no whole one, or its records are not those it left."""
     try:
-        stamp: str | None = nbformat.read(done, as_version=4).metadata.get("cllib", {}).get("stamp")
-        return stamp
+        told = nbformat.read(done, as_version=4).metadata.get("cllib", {})
     except (OSError, ValueError, nbformat.ValidationError):
         return None
+    return told.get("stamp") if told.get("records") == digest(records) else None
 
 
-def mark(path: Path, stamp: str) -> None:
-    """Write the stamp into an executed copy."""
+def mark(path: Path, stamp: str, records: Path) -> None:
+    """Write into an executed copy its stamp, and what records it left."""
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata["cllib"] = {"stamp": stamp}
+    notebook.metadata["cllib"] = {"stamp": stamp, "records": digest(records)}
     nbformat.write(notebook, path)
+
+
+def copies(name: str, profile: str, out: Path) -> tuple[Path, Path, Path, Path]:
+    """Where the executed copy is: while it runs, done, failed, and the one before it."""
+    part, done, failed, previous = (f"{name}{end}.ipynb" for end in (".part", "", ".failed", ".previous"))
+    folder = out.resolve() / profile
+    return folder / part, folder / done, folder / failed, folder / previous
 
 
 def source(name: str, book: Path = BOOK) -> NotebookNode:

@@ -42,6 +42,12 @@ def convert(name: str, text: str, hint: Any) -> Any:
         raise UserError(f"{name} = {text!r}: must be {describe(hint)}") from None
 
 
+def is_list(hint: Any) -> bool:
+    """Whether a parameter of this type is a list."""
+    hint = typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
+    return typing.get_origin(hint) is tuple
+
+
 def fit(name: str, value: Any, hint: Any) -> Any:
     """`value` if it has the parameter's type, or can be read as it without loss; UserError otherwise."""
     if isinstance(hint, types.UnionType):

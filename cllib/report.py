@@ -11,6 +11,7 @@ import pandas as pd
 from cllib import chapters, ledger, metrics
 from cllib.results import Record
 
+ASKED = ("Acc", "Forg (Chaudhry)", "WC-ACC")  # the metrics most asked for
 CURVE_METRICS = {"min-ACC": metrics.minimum_accuracy, "WC-ACC": metrics.worst_case_accuracy}
 
 
@@ -83,7 +84,7 @@ def flattened(tree: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def readable(table: pd.DataFrame, names: Sequence[str] = ("Acc", "Forg (Chaudhry)", "WC-ACC")) -> str:
+def readable(table: pd.DataFrame, names: Sequence[str] = ASKED) -> str:
     """The table as text, with the metrics most asked for."""
     shown = table[["stream", "learner", "n"]].copy()
     if table["differs"].any():

@@ -19,5 +19,7 @@ def one_thread() -> Iterator[None]:
 
 
 def cores() -> int:
-    """How many cores this process may use: CLLIB_CORES, which chapters that run side by side share, else all."""
-    return int(os.environ.get("CLLIB_CORES", 0)) or os.cpu_count() or 1
+    """How many cores this process may use: CLLIB_CORES, which chapters that run side by side share, else all it has."""
+    if told := int(os.environ.get("CLLIB_CORES", 0)):
+        return told
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -167,6 +167,18 @@ def test_an_unchanged_chapter_is_left_as_it_is(book: Path, tmp_path: Path) -> No
     assert log.read_text() == "run " * 4
 
 
+def test_a_copy_whose_records_are_gone_is_run_again(book: Path, tmp_path: Path) -> None:
+    records = tmp_path / "out" / "smoke" / "records" / NAME
+    (book / f"{NAME}.py").write_text(
+        HEAD + f"from pathlib import Path\nwhere = Path({str(records)!r})\nwhere.mkdir(parents=True, exist_ok=True)\n"
+        "(where / 'a.json').write_text('1')\n"
+    )
+    asked = ("run", NAME, "--profile", "smoke", "--book", book, "--out", tmp_path / "out")
+    assert "done in" in cllib(*asked).stdout and "left as it is" in cllib(*asked).stdout
+    (records / "a.json").unlink()
+    assert "done in" in cllib(*asked).stdout and "left as it is" in cllib(*asked).stdout
+
+
 def test_a_damaged_copy_is_run_again(book: Path, tmp_path: Path) -> None:
     asked = ("run", NAME, "--profile", "smoke", "--book", book, "--out", tmp_path / "out")
     assert cllib(*asked).exit_code == 0
@@ -179,8 +191,7 @@ def test_a_damaged_copy_is_run_again(book: Path, tmp_path: Path) -> None:
 def test_chapters_run_side_by_side_share_the_cores_and_one_that_fails_stops_no_other(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
-    monkeypatch.delenv("CLLIB_CORES", raising=False)
+    monkeypatch.setenv("CLLIB_CORES", "8")
     names = chapters.names()[:3]
     for name in names:
         (book / f"{name}.py").write_text(HEAD + "import os\nprint(os.environ['CLLIB_CORES'])\n")

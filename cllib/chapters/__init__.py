@@ -11,11 +11,11 @@ from dataclasses import fields
 from typing import Any
 
 from cllib.chapters import birt, brain_replay, latent_replay, memory_head, metaplasticity, side_by_side
-from cllib.chapters.common import DEVICES, PROFILES, Chapter
+from cllib.chapters.common import DEVICES, PROFILES, Chapter, usual_device
 from cllib.errors import UserError, one_of
 from cllib.options import convert, fit
 
-__all__ = ["CHAPTERS", "DEFAULTS", "DEVICES", "PROFILES", "from_notebook", "names", "parse", "settings"]
+__all__ = ["CHAPTERS", "DEFAULTS", "DEVICES", "PROFILES", "from_notebook", "names", "parse", "settings", "usual_device"]
 
 CHAPTERS: dict[str, type[Chapter]] = {
     "01_memory_head": memory_head.MemoryHeadChapter,

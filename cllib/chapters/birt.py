@@ -5,7 +5,7 @@ from typing import Any
 
 from cllib.augment import AUGMENTS
 from cllib.chapters.birt_settings import SETTINGS, Images, Setting, setting_stream
-from cllib.chapters.common import Chapter, check_sharing
+from cllib.chapters.common import Chapter, check_sharing, once
 from cllib.errors import UserError, flag, one_of, whole, within
 from cllib.learners.birt import BiRTSettings
 from cllib.learners.der import DERPlusSettings
@@ -190,6 +190,10 @@ class BiRTChapter(Chapter):
     def birt(self, **changes: Any) -> Recipe:
         """BiRT, or with changes."""
         return self.trained("birt", self.settings(**changes), self.network())
+
+    def single(self, seed: int) -> tuple[Stream, Recipe]:
+        """The stream and the learner of one run. Raises UserError for data not at hand."""
+        return once(setting_stream, self.setting, self.tasks, self.data_dir, self.train_size), self.birt()
 
     # --- the tables ---
 

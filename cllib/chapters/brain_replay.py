@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from cllib.chapters.common import Chapter, check_sharing
+from cllib.chapters.common import Chapter, check_sharing, once
 from cllib.errors import UserError, flag, one_of, whole, within
 from cllib.exaggeration import DIVERGENCES, PAIRS, TARGETS, Exaggeration
 from cllib.learners.ewc import EWCSettings
@@ -183,8 +183,16 @@ class BrainReplayChapter(Chapter):
 
     def stream(self, seed: int | None = None) -> Stream:
         """The stream; of a run's seed where it draws the order of classes. Raises UserError for data not at hand."""
-        drawn = seed if self.order == "drawn" else None
-        return protocol_stream(self.experiment, self.scenario, self.tasks, drawn, self.data_dir, self.train_size)
+        return protocol_stream(*self._told(seed))
+
+    def _told(self, seed: int | None) -> tuple[Any, ...]:
+        """What `protocol_stream` is told."""
+        drawn = seed if self.order == "drawn" and not self.protocol.permuted else None
+        return self.experiment, self.scenario, self.tasks, drawn, self.data_dir, self.train_size
+
+    def single(self, seed: int) -> tuple[Stream, Recipe]:
+        """The stream and the learner of one run. Raises UserError for data not at hand."""
+        return once(protocol_stream, *self._told(seed)), self.recipe()
 
     def streams(self, seeds: list[int]) -> dict[int, Stream]:
         """The stream of every seed; one and the same unless each draws the order of classes."""

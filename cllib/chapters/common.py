@@ -1,10 +1,13 @@
 """What all chapters are told."""
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
 from cllib.errors import UserError, one_of, whole
+from cllib.streams.base import Stream
 
 PROFILES = ("smoke", "quick", "paper")
 DEVICES = ("auto", "cpu", "cuda")
@@ -35,9 +38,12 @@ class Chapter:
     @property
     def on(self) -> str:
         """The device to run on: "cpu" or "cuda"."""
-        if self.device == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        return self.device
+        return usual_device() if self.device == "auto" else self.device
+
+
+def usual_device() -> str:
+    """A GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def check_sharing(parts: tuple[str, ...], allowed: tuple[str, ...], workers: int | None) -> None:
@@ -46,3 +52,9 @@ def check_sharing(parts: tuple[str, ...], allowed: tuple[str, ...], workers: int
         one_of("parts", name, allowed)
     if workers is not None:
         whole("workers", workers, 1)
+
+
+@lru_cache(maxsize=16)
+def once(make: Callable[..., Stream], *told: Hashable) -> Stream:
+    """The stream that `make` gives; loaded once where many settings ask for the same."""
+    return make(*told)

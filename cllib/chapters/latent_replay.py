@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cllib.attention import HEADS, NORMALIZE
-from cllib.chapters.common import Chapter, check_sharing
+from cllib.chapters.common import Chapter, check_sharing, once
 from cllib.datasets import core50, mini_core
 from cllib.errors import UserError, flag, one_of, whole, within
 from cllib.feeds import padded, portion
@@ -164,6 +164,10 @@ class LatentReplayChapter(Chapter):
             batch_size=self.batch_size,
             epochs=self.epochs,
         )
+
+    def single(self, seed: int) -> tuple[Stream, Recipe]:
+        """The stream and the learner of one run of it. Raises UserError for data not at hand."""
+        return once(NICv2.build, self.stream_config()), self.recipe()
 
     # --- the tables ---
 

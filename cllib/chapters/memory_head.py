@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from cllib.chapters.common import Chapter
+from cllib.chapters.common import Chapter, once
 from cllib.errors import UserError, one_of, within
 from cllib.learners.heads import METHODS, LearnerConfig
 from cllib.models.classic import ClassicConfig
 from cllib.models.memory_head import MemoryHeadConfig, query
-from cllib.streams import IMAGE_STREAMS, PLANE_STREAMS
+from cllib.streams import IMAGE_STREAMS, PLANE_STREAMS, Stream, image_stream, plane_stream, thinned
 
 MODELS = ("mh", "lp", "mlp")
 
@@ -116,6 +116,20 @@ class MemoryHeadChapter(Chapter):
         memory_head = MemoryHeadConfig(**{f.name: given[f.name] for f in fields(MemoryHeadConfig)})
         head = memory_head if self.model == "mh" else ClassicConfig(self.model, self.hidden, self.bias)
         return LearnerConfig(head, **{f.name: given[f.name] for f in fields(LearnerConfig) if f.name != "head"})
+
+    def single(self, seed: int) -> tuple[Stream, LearnerConfig]:
+        """The stream and the learner of one run of it. Raises UserError for data not at hand."""
+        network = self.backbone, self.backbone_weights, self.backbone_size
+        stream = once(benchmark_stream, self.benchmark, self.thin, self.data_dir, network, self.image_classes)
+        return stream, self.experiment()
+
+
+def benchmark_stream(
+    name: str, thin: int, data_dir: str | None, network: tuple[str, str, int | None], classes: int
+) -> Stream:
+    """One of the chapter's streams, every so many-th training sample of it."""
+    whole = plane_stream(name) if name in PLANE_STREAMS else image_stream(name, data_dir, *network, classes)
+    return thinned(whole, thin)
 
 
 DEFAULTS: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cllib.chapters.common import Chapter, check_sharing
+from cllib.chapters.common import Chapter, check_sharing, once
 from cllib.datasets import tiny_imagenet
 from cllib.datasets.files import cache_folder
 from cllib.errors import UserError, flag, one_of, whole, within
@@ -303,6 +303,12 @@ class MetaplasticityChapter(Chapter):
         if self.meta or self.as_published:
             return self.experiment()
         return replace(self, meta=(self.scaled(DEFAULT_META, self.steps(stream)[0]),)).experiment()
+
+    def single(self, seed: int) -> tuple[Stream, Recipe]:
+        """The stream and the learner of one run of it. Raises UserError for data that cannot be had."""
+        parts = (in_parts, self.sequence(), self.subsets, self.seed)
+        stream = once(*parts) if self.subsets else once(TaskSequence.build, self.sequence())
+        return stream, self.experiment_on(stream)
 
     def steps(self, stream: Stream) -> list[int]:
         """How many steps its own experiment takes in each experience of a stream."""

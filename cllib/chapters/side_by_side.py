@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from cllib import runs
-from cllib.chapters.common import Chapter
+from cllib.chapters.common import Chapter, once
 from cllib.datasets import cifar, digits, fashion_6k, folder
 from cllib.datasets.files import cache_folder
 from cllib.datasets.labelled import Labelled, coloured, resized, resplit, subset
@@ -268,9 +268,9 @@ class SideBySideChapter(Chapter):
     def single(self, seed: int) -> tuple[Stream, Config]:
         """The reference on the first scenario's stream: what a sweep over this chapter's settings runs."""
         method = METHODS[self.reference]
-        one = replace(self, seed=seed, seeds=1)
-        stream = one.streams(self.scenarios[0], method.sees)[seed]
-        return stream, method.make(one, stream)
+        told = self.data, self.data_dir, self.train_size, self.tasks, self.device, self.scenarios[0], method.sees, seed
+        stream = once(_one_stream, *told)
+        return stream, method.make(replace(self, seed=seed, seeds=1), stream)
 
     def configs(self, stream: Stream, sees: str) -> dict[str, Config]:
         """Those of the compared methods that see pixels, or features."""
@@ -279,6 +279,21 @@ class SideBySideChapter(Chapter):
     def steps(self, stream: Stream) -> int:
         """Steps of a task, the first one's."""
         return self.recipe().feed(stream, self.seed).steps(0)
+
+
+def _one_stream(
+    data: str,
+    data_dir: str | None,
+    train_size: int | None,
+    tasks: int,
+    device: str,
+    scenario: str,
+    sees: str,
+    seed: int,
+) -> Stream:
+    """The stream of one seed."""
+    told: dict[str, Any] = {"data_dir": data_dir, "train_size": train_size, "tasks": tasks, "device": device}
+    return SideBySideChapter(data=data, seed=seed, seeds=1, **told).streams(scenario, sees)[seed]
 
 
 def _replaying(learner: str, kind: type) -> Callable[[SideBySideChapter, Stream], Config]:
