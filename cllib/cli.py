@@ -255,6 +255,16 @@ def print_report(profile: str, store: Path | None, csv: Path | None) -> None:
             write_atomic(csv, report.runs_table(made).to_csv(index=False).encode())
 
 
+@main.command("cost")
+@click.option("--measure", is_flag=True, help="Take the figures anew: some minutes on a CPU.")
+def write_cost(measure: bool) -> None:
+    """Write the page that says what the whole book takes in the paper profile, and print its path."""
+    from cllib import cost
+
+    with one_line():
+        click.echo(cost.write(measure))
+
+
 @main.command("site")
 @option_profile
 @click.option(
