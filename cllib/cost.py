@@ -198,7 +198,7 @@ def measured(task: Task, device: str) -> tuple[float, float, float]:
         return (*online(task.config, task.stream, task.many, device), 1.0)
     batch = min(task.batch or task.config.batch_size, task.config.batch_size)
     share = batch / task.config.batch_size
-    recipe = replace(task.config, batch_size=batch, epochs=1, **shorter(task.config))
+    recipe = replace(task.config, batch_size=batch, epochs=1, **shorter(task.config, share))
     few = [replace(e, x=e.x[: 2 * batch], y=e.y[: 2 * batch]) for e in task.stream.experiences[:2]]
     stream = seen(recipe, replace(task.stream, experiences=tuple(few), tests=task.stream.tests[:2]).to(device))
     with warnings.catch_warnings():  # that the buffer of so short a stream will not be filled
@@ -214,10 +214,15 @@ def measured(task: Task, device: str) -> tuple[float, float, float]:
     return (*timed(learner.observe, shown, device), share)
 
 
-def shorter(recipe: Recipe) -> dict[str, Any]:
-    """What makes an experience a few steps long; images are not changed at random, which is not the network's work."""
+def shorter(recipe: Recipe, share: float) -> dict[str, Any]:
+    """What makes an experience a few steps long, its replayed samples cut like the new ones.
+
+    Images are not changed at random, which is not the network's work.
+    """
     told = {"later_epochs": 1, "tune_epochs": 1, "augment": "none"}
-    changes = {name: value for name, value in told.items() if getattr(recipe.settings, name, None)}
+    changes: dict[str, Any] = {name: value for name, value in told.items() if getattr(recipe.settings, name, None)}
+    if replayed := getattr(recipe.settings, "replay_size", None):
+        changes["replay_size"] = max(1, round(share * replayed))
     iterations = None if "later_epochs" in changes else STEPS + 1  # a buffer wants whole epochs
     return {"iterations": iterations, "settings": replace(recipe.settings, **changes)}
 
