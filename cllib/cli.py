@@ -117,7 +117,7 @@ def away(given: dict[str, dict[str, object]], profile: str, book: Path, out: Pat
         notebooks.source(name, book)
     cluster.join(on, None, gpus)
     failed = []
-    for name, why in cluster.chapters(given, profile, gpus, book, out):
+    for name, why in cluster.execute(given, profile, gpus, book, out):
         failed += [] if why is None else [why]
         click.echo(f"{name}: {profile} profile {'done' if why is None else 'failed'}: {out / profile}")
     if failed:
@@ -188,11 +188,11 @@ def sweep(chapter: str, profile: str, pairs: tuple[str, ...], store: Path | None
 
     Stopped in any way, the same command goes on. A run that fails is named at the end; the others are not disturbed.
     """
-    from cllib import durations, local, sweeps
+    from cllib import durations, sweeps
 
     store = store or runs.store()
     with one_line():
-        device = asked["device"] if asked["device"] != "auto" else "cuda" if asked["gpus"] else chapters.usual_device()
+        device, gpus = device_of(asked["device"], asked["on"], asked["gpus"])
         here = device == "cpu" or torch.cuda.is_available()
         points = sweeps.grid(chapter, profile, split(pairs), device if here else "cpu")
         first = points[0].settings
@@ -200,27 +200,43 @@ def sweep(chapter: str, profile: str, pairs: tuple[str, ...], store: Path | None
         wanted = sweeps.paired(points, range(start, start + (asked["seeds"] or first.seeds)), device)
         there = sweeps.finished(store)
         todo = sweeps.jobs([pair for pair in wanted if pair.key not in there], device)
-        options = {"checkpoint_every": asked["checkpoint_every"]}
-        perform: Callable[..., Ends]
-        if asked["on"] is None:
-            workers = asked["workers"] or local.usual(device)
-            perform = partial(local.perform, workers=workers, **options)
-        else:
-            from cllib import cluster
-
-            workers = cluster.join(asked["on"], asked["workers"], asked["gpus"])
-            perform = partial(cluster.perform, gpus=asked["gpus"], **options)
+        workers, perform = hands(asked["on"], asked["workers"], device, gpus)
         click.echo(f"{chapter}, {profile} profile, {device}: {sweeps.listing(wanted, there)}")
         if todo:
             click.echo(f"{len(todo)} programs, {durations.estimate(todo, store, workers, here)}")
         if not asked["dry_run"]:
-            failed = watched(perform(todo, store), sum(job.runs for job in todo))
+            ends = perform(todo, store, checkpoint_every=asked["checkpoint_every"])
+            failed = watched(ends, sum(job.runs for job in todo))
             made = sweeps.table(sweeps.gathered(wanted, store))
             click.echo(sweeps.readable(made) if len(made) else "no run is finished")
             if asked["csv"] is not None:
                 write_atomic(asked["csv"], made.to_csv(index=False).encode())
             if failed:
                 raise click.ClickException("\n".join([f"{len(failed)} failed", *failed]))
+
+
+def device_of(asked: str, on: str | None, gpus: float) -> tuple[str, float]:
+    """The device of a sweep, and the share of a card that a run takes on a cluster; UserError for what cannot be."""
+    if gpus and on is None:
+        raise UserError(f"--gpus {gpus:g}: only with --on; processes of this machine share its card as it is")
+    device = asked if asked != "auto" else "cuda" if gpus else chapters.usual_device()
+    if gpus and device == "cpu":
+        raise UserError(f"--gpus {gpus:g}: not with --device cpu")
+    if device == "cuda" and on is None and not torch.cuda.is_available():
+        raise UserError("device = 'cuda': this machine has no GPU that torch can use")
+    return device, gpus or float(device == "cuda")
+
+
+def hands(on: str | None, workers: int | None, device: str, gpus: float) -> tuple[int, Callable[..., "Ends"]]:
+    """How many runs go on at once, and who does them."""
+    from cllib import local
+
+    if on is None:
+        count = workers or local.usual(device)
+        return count, partial(local.perform, workers=count)
+    from cllib import cluster
+
+    return cluster.join(on, workers, gpus), partial(cluster.perform, gpus=gpus)
 
 
 def watched(ends: "Ends", total: int) -> list[str]:
@@ -255,6 +271,16 @@ def print_report(profile: str, store: Path | None, csv: Path | None) -> None:
         click.echo(report.whole(made, runs.artifacts() / profile / "records"))
         if csv is not None:
             write_atomic(csv, report.runs_table(made).to_csv(index=False).encode())
+
+
+@main.command("cost")
+@click.option("--measure", is_flag=True, help="Take the figures anew: some minutes on a CPU.")
+def write_cost(measure: bool) -> None:
+    """Write the page that says what the whole book takes in the paper profile, and print its path."""
+    from cllib import cost
+
+    with one_line():
+        click.echo(cost.write(measure))
 
 
 @main.command("site")

@@ -11,12 +11,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from cllib import notebooks, results
+from cllib import chapters, notebooks, results
 from cllib.datasets.files import writable_folder, write_atomic
 from cllib.errors import UserError
 from cllib.local import RETRIES
@@ -26,7 +26,7 @@ from cllib.threads import cores
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of what is run
 try:
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as missing:
     raise UserError("--on needs Ray: pip install 'cllib[cluster]'") from missing
@@ -169,6 +169,8 @@ def ended(ref: Any) -> str | None:
     """What a run said at its end, or what became of its worker."""
     try:
         why: str | None = ray.get(ref)
+    except RayTaskError as error:  # of what is around the run: the shelf's disk, for instance
+        return reason(error.cause)
     except RayError as error:
         return f"its worker was lost {RETRIES + 1} times, {reason(error)}"
     return why
@@ -202,7 +204,7 @@ def run(
 # --- chapters ---
 
 
-def chapters(
+def execute(
     given: Mapping[str, Mapping[str, object]], profile: str, gpus: float, book: Path, out: Path
 ) -> Iterator[tuple[str, str | None]]:
     """Execute chapters on the cluster that was joined; yield each name as it ends, with why it failed or None.
@@ -213,6 +215,8 @@ def chapters(
     """
     shelf, running = shelf_on(out), {}
     for name, values in given.items():
+        if "workers" in {f.name for f in fields(chapters.CHAPTERS[name])}:
+            values = {"workers": 1, **values}
         part, done, _, previous = notebooks.copies(name, profile, out)
         source = notebooks.source(name, book)
         notebooks.start(source, part, done, previous)

@@ -73,6 +73,8 @@ def test_values_are_axes_and_a_list_is_written_with_colons() -> None:
         ([META, "-p", "seeds=3"], "for a sweep, give --seeds"),
         ([META, "-p", "lr=0.1", "-p", "lr=0.2"], "lr is given twice"),
         ([META, "-p", "metas=0:1,0:2"], "metas=0:2 and metas=0:1 are one and the same run: metas changes nothing"),
+        ([META, "--gpus", "0.5"], "--gpus 0.5: only with --on"),
+        ([META, "--gpus", "0.5", "--on", "local", "--device", "cpu"], "--gpus 0.5: not with --device cpu"),
         ([META, "--on", "ray://somewhere:1"], "it must be one of the cluster's"),
         ([META, "--on", "127.0.0.1:1234", "--workers", "2"], "--workers 2: at an address the cluster's nodes say"),
     ],
