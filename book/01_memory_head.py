@@ -713,7 +713,7 @@ pd.crosstab(same.rename("sample order"), rerun["verdict"])
 # %% [markdown]
 # ## Try this
 #
-# 1. Set `units = 8` and look at the last panels of Figure 1: which blob was sacrificed, and for which?
+# 1. Set `units = 8` and look at the last panels under *Your own experiment*: which blob was sacrificed, and for which?
 # 2. Set `distance = "cosine"`. Which pairs of MODES' blobs can no longer be told apart? (Draw rays from the origin.)
 # 3. Set `top = 1` and `sharpness = 1`. Where do the borders between regions become sharp, and does Acc care?
 # 4. Set `key_step = 0.5` with `scramble = False`. Can moving keys replace replacing them?

@@ -617,8 +617,9 @@ Markdown(
 #   instead of thousands: this says nothing about CIFAR-100.
 # - **No noise helps** by an amount that these runs could tell. Attention noise of the published size, $\sigma=1$ on weights of $1/16$, lowers
 #   the mean in all tables; with $\sigma=.1$ the mean moves little. Half of the labels at random cost as much, or more.
-# - **Fine-tuning** on the memory alone lifts short runs (the saw-teeth); after 30 epochs it changes little on average. So the students'
-#   suspicion, that it does most of the work, holds for short training.
+# - **Fine-tuning** on the memory alone lifts short runs (the saw-teeth); after 30 epochs it changes little in the main comparison, and still
+#   lifts the reference runs with strong noise. So the students' suspicion, that it does most of the work, holds where training was
+#   short or disturbed.
 # - **The semantic memory is a snapshot.** With the published $\gamma$ it jumps onto the working memory; with $\gamma=.99$, what one would expect
 #   of a slow average, so few updates leave it far behind. If updates are lost at the end of an epoch, it is mostly the model at the last
 #   border.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FOLDER = click.Path(path_type=Path)
 Command = Callable[..., None]
+PLACES = ("data_dir", "weights", "backbone_weights")  # parameters that may name something on this machine
 
 
 class BadInput(click.ClickException):
@@ -127,6 +128,9 @@ def away(given: dict[str, dict[str, object]], profile: str, book: Path, out: Pat
 def checked(name: str, profile: str, pairs: dict[str, str]) -> dict[str, object]:
     """Return the typed parameters of a chapter; raises `UserError` for what the chapter does not know or allow."""
     values = chapters.parse(name, pairs)
+    for place in set(PLACES) & set(values):
+        # A kernel works in another folder than the one in which the name was typed.
+        values[place] = str(Path(values[place]).resolve()) if Path(values[place]).exists() else values[place]
     chapters.settings(name, profile, **values)
     return values
 

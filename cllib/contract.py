@@ -100,6 +100,9 @@ def candidates() -> dict[str, Config]:
         own = {f.name for f in fields(kind.Settings)}
         settings = kind.Settings(**{k: v for k, v in small.items() if k in own})
         made[name] = Recipe(name, settings, Noisy(), momentum=0.9, step_size=0.02, batch_size=5, epochs=2)
+    for name in ("der++", "gdumb"):  # images in bytes
+        settings = replace(made[name].settings, dtype="pixels")  # type: ignore[union-attr]
+        made[f"{name} pixels"] = replace(made[name], settings=settings)
     made |= metaplastic_candidates()
     made |= brain_inspired_candidates()
     made |= transformer_candidates()

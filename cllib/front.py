@@ -10,6 +10,7 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from cllib import ledger, results, runs
+from cllib.chapters import usual_device
 from cllib.errors import UserError
 
 TIMES = runs.ROOT / "data" / "times.json"
@@ -31,14 +32,14 @@ def clock(seconds: float) -> str:
     return f"{int(seconds + 0.5) // 60}:{int(seconds + 0.5) % 60:02d}"
 
 
-def head(chapter: str, device: str = "cpu") -> str:
+def head(chapter: str) -> str:
     """A chapter's head block, in Markdown: measured times, where; this copy's date, commit, device and versions."""
     where = json.loads(TIMES.read_text())["where"]
     took = ", ".join(f"`{profile}` {clock(seconds)}" for profile, seconds in times(chapter).items())
     versions = ", ".join(f"{name} {number}" for name, number in runs.versions().items())
     rows = {
         "measured time": f"{took} (minutes; {where}); `paper`: a GPU" if took else "not measured yet",
-        "this copy": f"{date.today().isoformat()}, commit {results.commit()}, {results.device_name(device)}",
+        "this copy": f"{date.today().isoformat()}, commit {results.commit()}, {results.device_name(usual_device())}",
         "versions": versions,
     }
     return "\n".join(["| | |", "| --- | --- |", *(f"| **{name}** | {text} |" for name, text in rows.items())])
@@ -66,13 +67,17 @@ def anchor(notebook: NotebookNode) -> str | None:
     return next((match.group(1) for match in found if match), None)
 
 
-def ledgers(chapters: Mapping[str, NotebookNode], records: Path) -> str:
-    """A table of all chapters: how many claims got which verdict. records: the folder with a folder a chapter."""
+def ledgers(chapters: Mapping[str, NotebookNode], records: Path, published: bool = True) -> str:
+    """A table of all chapters: how many claims got which verdict. records: the folder with a folder a chapter.
+
+    published: claims of papers and released programs; False: the numbers of reference runs made for this book.
+    """
     verdicts = list(ledger.MARKS)
-    lines = ["| chapter | " + " | ".join([*verdicts, "claims"]) + " |", "| --- |" + " ---: |" * (len(verdicts) + 1)]
+    lines = ["| chapter | " + " | ".join([*verdicts, "in all"]) + " |", "| --- |" + " ---: |" * (len(verdicts) + 1)]
     total = dict.fromkeys(verdicts, 0)
     for name, notebook in chapters.items():
-        counts = ledger.counts(ledger.whole(name, records / name))
+        judged = ledger.whole(name, records / name)
+        counts = ledger.counts(judged[judged["source"].isin(ledger.unpublished(name)) != published])
         total = {verdict: total[verdict] + counts[verdict] for verdict in verdicts}
         lines.append(_row(f"[{short(notebook)}](#{anchor(notebook)})", counts))
     return "\n".join([*lines, _row("**all**", total)])
@@ -136,6 +141,7 @@ def write(chapters: Mapping[str, NotebookNode], src: Path, profile: str, artifac
     """Complete the front page in the folder that the site is built from."""
     parts = {
         "ledgers": ledgers(chapters, artifacts / profile / "records"),
+        "reference runs": ledgers(chapters, artifacts / profile / "records", published=False),
         "gallery": gallery(chapters, src / "gallery"),
         "times": took(chapters, profile),
     }

@@ -183,12 +183,18 @@ def whole(chapter: str, where: Path) -> pd.DataFrame:
     return ledger(chapter, [*results.load(results.MEASURED / chapter), *evidence(where)])
 
 
+def unpublished(chapter: str) -> list[str]:
+    """Sources that are no publication: runs made for this book's specification, with programs of its own or others'."""
+    return [name for name, text in published(chapter)["sources"].items() if "not published" in text or NOT in name]
+
+
 def counts(judged: pd.DataFrame) -> dict[str, int]:
     """How many claims got which verdict."""
     found = judged["verdict"].value_counts()
     return {verdict: int(found.get(verdict, 0)) for verdict in MARKS}
 
 
+NOT = "reference runs"
 MARKS = {"reproduced": "=", "not reproduced": "!", "mechanism only": "~", "not run": ""}
 
 

@@ -153,10 +153,14 @@ def reservoir_batch(seen: int, count: int, size: int, draws: torch.Generator) ->
 
 
 class Reservoir:
-    """At most `size` items, uniform over all that were added (Vitter 1985); an item is a set of named tensors."""
+    """At most `size` items, uniform over all that were added (Vitter 1985); an item is a set of named tensors.
 
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seen = size, 0
+    dtype: how x is stored, "float32", or "pixels", a byte a number: exact for what once was an image; what lies outside
+    [0, 1] is cut off, for to look would keep a GPU waiting.
+    """
+
+    def __init__(self, size: int, seed: int, dtype: str = "float32") -> None:
+        self.size, self.seen, self.dtype = size, 0, dtype
         self.items: dict[str, Tensor] = {}
         self.draws, self.picks = generator(seed, "memory"), generator(seed, "replay")
 
@@ -172,6 +176,8 @@ class Reservoir:
 
     def _write(self, rows: Tensor, slots: Tensor, batch: Mapping[str, Tensor]) -> None:
         """Put rows of the batch into their slots, each slot named once."""
+        if self.dtype == "pixels":
+            batch = {**batch, "x": (batch["x"] * 255).round().clamp(0, 255).to(torch.uint8)}
         for name, values in batch.items():
             if name not in self.items:
                 self.items[name] = values.new_zeros(self.size, *values.shape[1:])
@@ -182,11 +188,11 @@ class Reservoir:
         if count == 0 or len(self) == 0:
             return None
         index = torch.randperm(len(self), generator=self.picks)[:count]
-        return {name: values[index.to(values.device)] for name, values in self.items.items()}
+        return shown({name: values[index.to(values.device)] for name, values in self.items.items()})
 
     def all(self) -> dict[str, Tensor]:
         """All stored items."""
-        return {name: values[: len(self)] for name, values in self.items.items()}
+        return shown({name: values[: len(self)] for name, values in self.items.items()})
 
     def state_dict(self) -> dict[str, Any]:
         generators = {"draws": self.draws.get_state(), "picks": self.picks.get_state()}
@@ -218,8 +224,8 @@ def balanced_slot(label: int, held: Sequence[int], counts: Mapping[int, int], si
 class Balanced(Reservoir):
     """At most `size` items, greedily balanced over the classes (Prabhu et al. 2020); `y` is the item's class."""
 
-    def __init__(self, size: int, seed: int) -> None:
-        super().__init__(size, seed)
+    def __init__(self, size: int, seed: int, dtype: str = "float32") -> None:
+        super().__init__(size, seed, dtype)
         self.held: list[int] = []
         self.counts: dict[int, int] = {}
 
@@ -288,6 +294,11 @@ def decode(items: Mapping[str, Tensor], like: torch.dtype = torch.float32) -> Te
     if x.dtype == torch.uint8:
         return x.to(like) / 255
     return x.to(like) * items["scale"] if "scale" in items else x.to(like)
+
+
+def shown(items: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Stored items as a network takes them: pixels as numbers in [0, 1], the rest as it is."""
+    return {**items, "x": decode(items)} if "x" in items and items["x"].dtype == torch.uint8 else dict(items)
 
 
 class LatentBuffer:

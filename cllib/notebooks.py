@@ -121,13 +121,21 @@ def _timed(
 def stamp(notebook: NotebookNode, profile: str, given: Mapping[str, object]) -> str:
     """Return 16 hex digits of all that an executed copy depends on: the chapter, its parameters, code, data, versions.
 
-    Any change in any file of `cllib` or `data` counts, so that a copy is never taken for what it is not. Data that was
-    downloaded does not: it is known by its checksums.
+    Any change in any file of `cllib` or `data` counts, and in whatever a parameter names that lies on this machine, as
+    a folder of images does, by name, size and time. Data that was downloaded does not: it is known by its checksums.
     """
-    told = [contents(notebook), profile, sorted(given.items()), runs.versions(), torch.cuda.is_available()]
+    local = [touched(Path(value)) for value in given.values() if isinstance(value, str) and Path(value).exists()]
+    told = [contents(notebook), profile, sorted(given.items()), local, runs.versions(), torch.cuda.is_available()]
     return hashlib.sha256(repr([*told, digest(ROOT / "cllib", "*.py"), digest(ROOT / "data")]).encode()).hexdigest()[
         :16
     ]
+
+
+def touched(path: Path) -> list[tuple[str, int, int]]:
+    """Return name, size and time of last change of a file, or of all files in a folder."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    told = [(file, file.stat()) for file in files if file.is_file()]
+    return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in told]
 
 
 def digest(folder: Path, pattern: str = "*") -> str:

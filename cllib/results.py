@@ -20,6 +20,7 @@ from scipy.stats import false_discovery_control, ttest_1samp
 
 from cllib.datasets.files import hash_arrays, writable_folder, write_atomic
 from cllib.errors import UserError
+from cllib.interactive import watched
 from cllib.metrics import METRICS, Array, interval, minimum_accuracy, of_task, worst_case_accuracy
 from cllib.runs import ROOT, artifacts, versions
 from cllib.streams.base import Stream
@@ -145,10 +146,13 @@ def pooled(made: Sequence[Record]) -> list[Record]:
 def across(made: Sequence[Record]) -> list[Record]:
     """The same for records that differ in their stream's data as well, of which one hash then stands for all.
 
-    Where runs saw different numbers of samples, the online accuracy ends with the last window that all of them filled.
+    Where runs saw different numbers of samples, the online accuracy ends with the last window that all of them filled,
+    and the curve has the points of the first run (`on_grid`).
     """
     if len({record.data for record in made}) == 1:
         return pooled(made)
+    firsts: dict[str, Record] = {}
+    made = [on_grid(record, firsts.setdefault(record.label, record)) for record in made]
     every = hashlib.sha256(" ".join(sorted({record.data for record in made})).encode()).hexdigest()[:16]
     windows = sorted(set.intersection(*(set(record.samples) for record in made)))
     return pooled(
@@ -163,6 +167,22 @@ def across(made: Sequence[Record]) -> list[Record]:
             for record in made
         ]
     )
+
+
+def on_grid(record: Record, like: Record) -> Record:
+    """The record with the steps and borders of another: of its curve, the points that lie nearest."""
+    if (record.steps, record.ends) == (like.steps, like.ends):
+        return record
+    own, wanted = progress(record), progress(like)
+    rows = [int(np.abs(own - place).argmin()) for place in wanted] if len(own) else []
+    curve = [[points[row] for row in rows] for points in record.curve]
+    return replace(record, steps=like.steps, ends=like.ends, curve=curve)
+
+
+def progress(record: Record) -> Array:
+    """How far in the stream each point of the curve lies, `[K]`: 2.5 is half-way through the third experience."""
+    ends = np.array([0.0, *record.ends])
+    return np.interp(np.asarray(record.steps, dtype=np.float64), ends, np.arange(len(ends), dtype=np.float64))
 
 
 def _unordered(note: str) -> str:
@@ -206,11 +226,13 @@ def _pool(records: Sequence[Record]) -> Record:
 def view(chapter: str, profile: str) -> Path:
     """An empty folder for the records that one execution of a chapter shows, under `PROFILE/records` of the artifacts.
 
+    Where somebody tries things in a live notebook it is `PROFILE/lab`, so that the site still counts what it shows.
+
     What an earlier execution left there goes: a ledger shall never mix settings or code. The runs themselves stay where
     they are kept (`runs.store`), so nothing is lost, and what has not changed is not run again. UserError if the folder
     cannot be written.
     """
-    where = artifacts() / profile / "records" / chapter
+    where = artifacts() / profile / ("lab" if watched() else "records") / chapter
     shutil.rmtree(where, ignore_errors=True)
     return writable_folder(where)
 
@@ -456,6 +478,19 @@ def against(made: Sequence[Record], reference: str, metric: str = "Acc") -> pd.D
     told = np.where(table["difference"] > 0, "better", "worse")
     table["verdict"] = np.where(table["p, corrected"] < 0.05, told, "cannot be told")
     return table
+
+
+def told_apart(made: Sequence[Record], reference: str) -> str:
+    """In one sentence: the best of some records, and which differ from the reference (`against`)."""
+    best = max(made, key=lambda record: record.metric("Acc").mean())
+    mean, half = interval(best.metric("Acc"))
+    sentence = f"highest mean: {best.label}, {short(mean)} ± {short(half)}"
+    if not any(record.label == reference for record in made):
+        return f"{sentence}."
+    verdicts = against(made, reference)["verdict"]
+    parts = {"better": f"better than {reference}", "worse": "worse", "cannot be told": "not to be told from it"}
+    named = {how: ", ".join(verdicts.index[verdicts == how]) or "none" for how in parts}
+    return f"{sentence}; " + "; ".join(f"{words}: {named[how]}" for how, words in parts.items()) + "."
 
 
 def short(number: float) -> str:

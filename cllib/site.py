@@ -18,7 +18,7 @@ from sphinx_external_toc.parsing import parse_toc_yaml
 from cllib import front
 from cllib.access import FRONT, alternatives, mend, silent
 from cllib.errors import UserError
-from cllib.notebooks import ARTIFACTS, BOOK, ROOT, contents, source
+from cllib.notebooks import ARTIFACTS, BOOK, ROOT, contents, source, stamped
 
 BRANCH = re.compile(r"[\w./-]+")
 BINDER = "https://mybinder.org"
@@ -116,6 +116,8 @@ def executed(name: str, profile: str, book: Path, artifacts: Path) -> NotebookNo
         raise UserError(f"{path} is damaged: {error}; {again}") from error
     if contents(notebook) != contents(source(name, book)):
         raise UserError(f"{path}: {name} was changed since it was run; {again}")
+    if stamped(path, path.parent / "records" / name) is None:
+        raise UserError(f"{path}: its records are gone or another run's; {again}")
     return notebook
 
 

@@ -116,12 +116,16 @@ def test_the_site_of_an_unknown_profile_is_one_line(tmp_path: Path) -> None:
     assert "smoke, quick, paper" in one_line(result)
 
 
-@pytest.mark.parametrize("state", ["not been run", "changed", "damaged"])
+@pytest.mark.parametrize("state", ["not been run", "changed", "damaged", "another run's"])
 def test_the_site_wants_the_executed_chapter_as_it_stands(state: str, book: Path, tmp_path: Path) -> None:
     (book / "_toc.yml").write_text(f"format: jb-book\nroot: {NAME}\n")
     if state == "changed":
         cllib("run", NAME, "--profile", "smoke", "--book", book, "--out", tmp_path)
         (book / f"{NAME}.py").write_text(HEAD + "print('another text')\n")
+    if state == "another run's":
+        cllib("run", NAME, "--profile", "smoke", "--book", book, "--out", tmp_path)
+        (tmp_path / "smoke" / "records" / NAME).mkdir(parents=True)
+        (tmp_path / "smoke" / "records" / NAME / "a.json").write_text("{}")
     if state == "damaged":
         (tmp_path / "smoke").mkdir()
         (tmp_path / "smoke" / f"{NAME}.ipynb").write_text('{"cells": [')
@@ -177,6 +181,22 @@ def test_a_copy_whose_records_are_gone_is_run_again(book: Path, tmp_path: Path) 
     assert "done in" in cllib(*asked).stdout and "left as it is" in cllib(*asked).stdout
     (records / "a.json").unlink()
     assert "done in" in cllib(*asked).stdout and "left as it is" in cllib(*asked).stdout
+
+
+def test_changed_images_of_ones_own_are_a_new_run(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.png").write_text("1")
+    monkeypatch.chdir(tmp_path)
+    asked = ("run", NAME, "--profile", "smoke", "-p", "data_dir=mine", "--book", book, "--out", tmp_path / "out")
+    assert "done in" in cllib(*asked).stdout and "left as it is" in cllib(*asked).stdout
+    (injected,) = [
+        cell.source
+        for cell in nbformat.read(tmp_path / "out" / "smoke" / f"{NAME}.ipynb", as_version=4).cells
+        if "injected-parameters" in cell.metadata.get("tags", [])
+    ]
+    assert str(tmp_path / "mine") in injected  # where it is, whatever folder the kernel works in
+    (tmp_path / "mine" / "b.png").write_text("2")
+    assert "done in" in cllib(*asked).stdout
 
 
 def test_a_damaged_copy_is_run_again(book: Path, tmp_path: Path) -> None:

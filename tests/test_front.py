@@ -45,16 +45,25 @@ def test_anchors_are_unique() -> None:
     assert len(set(anchors)) == len(anchors)
 
 
-def test_counts_are_the_ledgers(tmp_path: Path) -> None:
-    table = front.ledgers({name: copy() for name in chapters.names()[:2]}, tmp_path).splitlines()
+@pytest.mark.parametrize("published", [True, False])
+def test_counts_are_the_ledgers(published: bool, tmp_path: Path) -> None:
+    copies = {name: copy() for name in chapters.names()[:2]}
+    table = front.ledgers(copies, tmp_path, published).splitlines()
     for line, name in zip(table[2:4], chapters.names()[:2], strict=True):
         judged = ledger.whole(name, tmp_path / name)
+        judged = judged[judged["source"].str.contains("reference runs") != published]
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert cells[0] == "[Memory](#ledger)"
         assert [int(cell) for cell in cells[1:-1]] == [int((judged["verdict"] == v).sum()) for v in ledger.MARKS]
         assert int(cells[-1]) == len(judged)
     numbers = [[int(c) for c in line.strip("|").split("|")[1:]] for line in table[2:]]
     assert [sum(column) for column in zip(*numbers[:-1], strict=True)] == numbers[-1]
+
+
+def test_what_was_never_published_is_told_apart() -> None:
+    told = {name: ledger.unpublished(name) for name in chapters.names()}
+    assert told["05_birt"] == ["reference runs"] and told["06_side_by_side"] == []
+    assert told["02_metaplasticity"] == ["reference runs", "reference runs, 3 seeds"]
 
 
 def test_the_gallery_shows_the_first_picture_of_the_tagged_cell(tmp_path: Path) -> None:

@@ -83,3 +83,20 @@ def test_balanced_memory_ends_balanced_and_holds_the_items_of_its_labels() -> No
     held = memory.all()
     assert Counter(held["y"].tolist()) == {0: 3, 1: 3, 2: 3, 3: 3} == Counter(memory.held)
     assert torch.equal(held["x"], held["y"] * 10.0)
+
+
+def test_images_in_bytes_come_back_to_the_last_bit() -> None:
+    """A byte a pixel is exact for what was an image, and draws are the same: only the size differs."""
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (30, 1, 3, 3), generator=draws, dtype=torch.uint8).float().div_(255)
+    y = torch.arange(30) % 3
+    for kind in (Reservoir, Balanced):
+        plain, packed = kind(12, 5), kind(12, 5, "pixels")
+        for memory in (plain, packed):
+            memory.add(x=x[:20], y=y[:20])
+            memory.add(x=x[20:], y=y[20:])
+        assert packed.items["x"].dtype == torch.uint8
+        assert packed.items["x"].nbytes * 4 == plain.items["x"].nbytes
+        for a, b in ((plain.all(), packed.all()), (plain.draw(5), packed.draw(5))):
+            assert a is not None and b is not None
+            assert all(torch.equal(a[name], b[name]) for name in a)

@@ -375,3 +375,41 @@ def test_lowest_accuracies_are_metrics_of_a_record(made: list[Record]) -> None:
     one = replace(made[0], seeds=[1], test=[[[1.0, 0.0], [0.6, 1.0]]], curve=curve, steps=[2, 3, 4], ends=[2, 4])
     assert one.metric("min-ACC") == pytest.approx([0.2])
     assert one.metric("WC-ACC") == pytest.approx([0.5 * 1.0 + 0.5 * 0.2])
+
+
+def test_runs_over_tasks_of_other_sizes_are_one_record(made: list[Record]) -> None:
+    """Class orders differ, so tasks do, and steps with them: still one record a learner, its curve on one grid."""
+    short = replace(
+        made[0], seeds=[1], data="a", steps=[2, 4, 7, 10], ends=[4, 10], curve=[[[0.1], [0.2], [0.3], [0.4]]]
+    )
+    long = replace(
+        short, seeds=[2], data="b", steps=[1, 2, 6, 9, 12], ends=[6, 12], curve=[[[k / 10] for k in range(5)]]
+    )
+    both = [
+        replace(r, **{n: getattr(r, n)[:1] for n in results.PER_SEED if n not in ("seeds", "curve")})
+        for r in (short, long)
+    ]
+    (record,) = results.across(both)
+    assert record.seeds == [1, 2] and (record.steps, record.ends) == ([2, 4, 7, 10], [4, 10])
+    assert record.curve == [[[0.1], [0.2], [0.3], [0.4]], [[0.1], [0.2], [0.3], [0.4]]]
+    assert results.progress(long).tolist() == pytest.approx([1 / 6, 2 / 6, 1, 1.5, 2])
+
+
+def test_what_is_tried_live_does_not_touch_the_records_of_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLLIB_HEADLESS", "1")
+    copy = results.view("01_memory_head", "quick")
+    (copy / "a.json").touch()
+    monkeypatch.delenv("CLLIB_HEADLESS")
+    live = results.view("01_memory_head", "quick")
+    assert live != copy and (copy / "a.json").exists()
+
+
+def test_one_sentence_names_the_best_and_who_differs(made: list[Record]) -> None:
+    base = replace(made[0], label="base", seeds=[1, 2, 3], test=[[[0.5, 0.0], [0.5, 0.5]]] * 3)
+    better = replace(base, label="better", test=[[[0.5, 0.0], [0.7 + d, 0.7]] for d in (0, 0.01, 0.02)])
+    told = results.told_apart([base, better], "base")
+    assert (
+        told
+        == "highest mean: better, .705 ± .012; better than base: better; worse: none; not to be told from it: none."
+    )
+    assert results.told_apart([base], "nobody") == "highest mean: base, .500 ± .000."

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from cllib import runs
 from cllib.chapters.common import Chapter, once
@@ -16,6 +17,7 @@ from cllib.datasets.files import cache_folder
 from cllib.datasets.labelled import Labelled, coloured, resized, resplit, subset
 from cllib.datasets.labelled import padded as bordered
 from cllib.errors import UserError, listed, one_of, whole, within
+from cllib.experiments import Config
 from cllib.feeds import padded
 from cllib.fingerprint import code_hash
 from cllib.learners.birt import BiRTSettings
@@ -42,8 +44,7 @@ from cllib.streams.scenarios import SCENARIOS, class_order, sequence, split
 from cllib.threads import cores
 
 NAME = "06_side_by_side"
-LABEL_BYTES, FLOAT_BYTES = 8, 4
-Config = Recipe | LearnerConfig
+LABEL_BYTES, FLOAT_BYTES = 8, 4  # of one number; a pixel of an image takes one byte
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,13 @@ class Method:
 
 @dataclass(frozen=True)
 class SideBySideChapter(Chapter):
-    """Chapter 6. The same streams, the same bytes of stored samples, the same steps for all methods.
+    """Chapter 6. The same streams and the same bytes of stored samples for all methods; `Method.form` says who takes
+    other steps.
 
-    Settings of single methods are their papers' or the usual ones; none was chosen on these data.
+    Settings of single methods are this book's, their papers' or the usual ones; none was chosen on these data.
     """
+
+    seeds: int = 4  # runs behind every number, each with a class order of its own
 
     workers: int | None = None  # processes that share the runs on a CPU; None: one a core
     scenarios: tuple[str, ...] = SCENARIOS  # class | task | domain
@@ -129,7 +133,7 @@ class SideBySideChapter(Chapter):
     train_size: int | None = None  # only the first so many of each class
     tasks: int = 5
     memory: int = 600  # KiB of stored samples, for whoever stores any
-    epochs: int = 4  # a task
+    epochs: int = 3  # a task
     batch_size: int = 32  # new samples a step, and as many stored ones
     lr: float = 1e-3  # Adam's
     probe_every: int = 38  # steps from one point of the curves to the next
@@ -151,12 +155,14 @@ class SideBySideChapter(Chapter):
             listed(name, getattr(self, name))
             for value in getattr(self, name):
                 one_of(name, value, allowed)
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise UserError(f"{name} = {getattr(self, name)}: each may be named once")
         if not self.scenarios:
             raise UserError(f"scenarios is empty: name one at least of {', '.join(SCENARIOS)}")
         one_of("reference", self.reference, self.names)
         one_of("data", self.data, tuple(DATA))
-        if self.data == "folder" and not self.data_dir:
-            raise UserError("data = 'folder' needs data_dir, a folder of class folders")
+        if self.data == "folder" and not (self.data_dir and Path(self.data_dir).is_dir()):
+            raise UserError(f"data = 'folder': data_dir = {self.data_dir!r} must be a folder of class folders")
         for name in ("tasks", "memory", "epochs", "batch_size", "probe_every"):
             whole(name, getattr(self, name), 1)
         whole("tune_epochs", self.tune_epochs, 0)
@@ -171,6 +177,11 @@ class SideBySideChapter(Chapter):
     def names(self) -> tuple[str, ...]:
         """The methods that are compared, in the book's order."""
         return tuple(name for name in METHODS if not self.methods or name in self.methods)
+
+    def references(self) -> dict[str, str]:
+        """By what methods see, the one that the others are compared with."""
+        own = METHODS[self.reference].sees
+        return {own: self.reference, **({"features": "ER on features"} if own == "pixels" else {"pixels": "ER"})}
 
     @property
     def crew(self) -> int:
@@ -225,7 +236,11 @@ class SideBySideChapter(Chapter):
         return [order[k : k + each] for k in range(0, data.classes, each)]
 
     def stream(self, data: Labelled, scenario: str, seed: int) -> Stream:
-        """Groups of classes in an order drawn from the seed. Raises UserError if they do not divide."""
+        """Groups of classes in an order drawn from the seed. Raises UserError if they do not divide, or one class a
+        task leaves nothing to ask.
+        """
+        if scenario != "class" and data.classes == self.tasks:
+            raise UserError(f"tasks = {self.tasks}: one class a task leaves nothing to ask in scenario = {scenario!r}")
         parts = split(data, self.tasks, class_order(data.classes, seed))
         made = sequence(f"{self.data}, {self.tasks} tasks, {scenario}", parts, scenario)
         note = f"{self.train_size} of each class, " if self.train_size else ""
@@ -254,15 +269,19 @@ class SideBySideChapter(Chapter):
         return Recipe(learner, settings, network, halved=self.halved, **{**told, **changes})
 
     def held(self, stream: Stream, extra: int = 0, numbers: int | None = None, least: int = 1) -> int:
-        """How many samples fit into the memory, each with its label and so many bytes more.
+        """How many samples fit into the memory, each with its label and so many bytes more, and as many as there are.
 
-        numbers: of one stored sample, where that is not what the stream holds. Raises UserError if fewer than `least`
-        fit.
+        An image takes a byte a number, everything else four. numbers: of what is stored of one sample, where that is
+        not what the stream holds. Raises UserError if fewer than `least` fit.
         """
-        each = (stream.inputs if numbers is None else numbers) * FLOAT_BYTES + LABEL_BYTES + extra
+        own = sample_bytes(stream) if numbers is None else numbers * FLOAT_BYTES
+        return min(self.fitting(own + LABEL_BYTES + extra, least, "a stored sample"), max(least, len(stream)))
+
+    def fitting(self, each: int, least: int, what: str) -> int:
+        """How many pieces of so many bytes fit into the memory. Raises UserError if fewer than `least` do."""
         if self.memory * 1024 < each * least:
             wanted = f"{least} of them: give {-(-each * least // 1024)} KiB"
-            raise UserError(f"memory = {self.memory}: a stored sample takes {each} bytes, and there must be {wanted}")
+            raise UserError(f"memory = {self.memory}: {what} takes {each} bytes, and there must be {wanted}")
         return self.memory * 1024 // each
 
     def single(self, seed: int) -> tuple[Stream, Config]:
@@ -296,9 +315,19 @@ def _one_stream(
     return SideBySideChapter(data=data, seed=seed, seeds=1, **told).streams(scenario, sees)[seed]
 
 
+def dtype(stream: Stream) -> str:
+    """How stored samples of a stream are kept: images in bytes, where they came so, features as they are."""
+    return "pixels" if stream.experiences[0].x.dtype == torch.uint8 else "float32"
+
+
+def sample_bytes(stream: Stream) -> int:
+    """Bytes of one stored sample."""
+    return stream.inputs * (1 if dtype(stream) == "pixels" else FLOAT_BYTES)
+
+
 def _replaying(learner: str, kind: type) -> Callable[[SideBySideChapter, Stream], Config]:
     """Replay of as many samples as are new, from the common memory."""
-    return lambda p, stream: p.recipe(learner, kind(p.held(stream), p.batch_size))
+    return lambda p, stream: p.recipe(learner, kind(p.held(stream), p.batch_size, dtype(stream)))
 
 
 def _on_features(make: Callable[[SideBySideChapter, Stream], Config]) -> Callable[[SideBySideChapter, Stream], Config]:
@@ -313,14 +342,14 @@ def _on_features(make: Callable[[SideBySideChapter, Stream], Config]) -> Callabl
 
 
 def _derpp(p: SideBySideChapter, stream: Stream) -> Config:
-    return p.recipe("der++", DERPlusSettings(p.held(stream, stream.classes * FLOAT_BYTES), p.batch_size))
+    return p.recipe("der++", DERPlusSettings(p.held(stream, stream.classes * FLOAT_BYTES), p.batch_size, dtype(stream)))
 
 
 def _gdumb(p: SideBySideChapter, stream: Stream) -> Config:
     """As many steps after a task as the others take in it, on the memory alone."""
     size = p.held(stream)
     epochs = max(1, round(p.steps(stream) * p.batch_size / size))
-    return p.recipe("gdumb", GDumbSettings(size, epochs, p.batch_size))
+    return p.recipe("gdumb", GDumbSettings(size, epochs, p.batch_size, dtype(stream)))
 
 
 def _binary(p: SideBySideChapter, stream: Stream, meta: float) -> Config:
@@ -360,8 +389,8 @@ def _latent(p: SideBySideChapter, stream: Stream) -> Config:
 
 def _memory_head(p: SideBySideChapter, stream: Stream) -> Config:
     unit = stream.inputs + (stream.inputs + 1) * stream.classes + 2  # a key, its layer, usage and age
-    units = p.memory * 1024 // (unit * FLOAT_BYTES)
-    head = MemoryHeadConfig(max(1, units), distance="cosine", match_threshold=p.value("head_match"))
+    units = p.fitting(unit * FLOAT_BYTES, 1, "a memory unit")
+    head = MemoryHeadConfig(units, distance="cosine", match_threshold=p.value("head_match"))
     return LearnerConfig(head, step_size=p.value("head_lr"))
 
 
@@ -395,16 +424,36 @@ METHODS: dict[str, Method] = {
     "ER": Method(0, "pixels", _replaying("er", ReplaySettings)),
     "A-GEM": Method(0, "pixels", _replaying("agem", ReplaySettings)),
     "MIR": Method(0, "pixels", _replaying("mir", MIRSettings)),
-    "DER++": Method(0, "pixels", _derpp),
-    "GDumb": Method(0, "pixels", _gdumb, "learns nothing between borders"),
+    "DER++": Method(0, "pixels", _derpp, "draws from its memory twice a step"),
+    "GDumb": Method(0, "pixels", _gdumb, "learns at borders only, on its memory, for about as many steps"),
     "binarized": Method(2, "pixels", lambda p, stream: _binary(p, stream, 0.0), "control of the next row: m = 0"),
-    "metaplasticity": Method(2, "pixels", _metaplastic, "needs binary weights: a binarized network of the same widths"),
-    "BI-R": Method(4, "pixels", _dreaming, "stores a decoder, no samples: its bytes are network"),
-    "BiRT": Method(5, "pixels", _birt, "needs a network that can be cut: a small transformer, other initial weights"),
-    "naive, features": Method(0, "features", _on_features(lambda p, stream: p.recipe())),
-    "joint, features": Method(0, "features", _on_features(lambda p, stream: p.recipe("joint")), "keeps all data"),
-    "ER, features": Method(0, "features", _on_features(_replaying("er", ReplaySettings))),
-    "latent replay": Method(3, "features", _on_features(_latent), "needs pretrained lower layers: our convolutions"),
+    "metaplasticity": Method(
+        2,
+        "pixels",
+        _metaplastic,
+        "needs binary weights: a binarized network of the same widths, under its own optimiser",
+    ),
+    "BI-R": Method(
+        4,
+        "pixels",
+        _dreaming,
+        "stores a decoder, no samples: its bytes are network; colour images it sees through the frozen convolutions",
+    ),
+    "BiRT": Method(
+        5,
+        "pixels",
+        _birt,
+        "needs a network that can be cut: a transformer, set as in chapter 5; tunes after every task",
+    ),
+    "naive on features": Method(0, "features", _on_features(lambda p, stream: p.recipe())),
+    "joint on features": Method(0, "features", _on_features(lambda p, stream: p.recipe("joint")), "keeps all data"),
+    "ER on features": Method(0, "features", _on_features(_replaying("er", ReplaySettings))),
+    "latent replay": Method(
+        3,
+        "features",
+        _on_features(_latent),
+        "needs pretrained lower layers: our convolutions; fills mini-batches by its own rule",
+    ),
     "Memory Head": Method(
         1, "features", _memory_head, "needs features; one sample at a time, one pass, whatever `epochs` says"
     ),
@@ -422,7 +471,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "tune_epochs": 1,
         "workers": 1,
     },
-    "quick": {"seeds": 4, "epochs": 3},
+    "quick": {},
     "paper": {
         "data": "cifar100",
         "tasks": 10,

@@ -22,10 +22,13 @@ ASKED = {
 
 
 @closed
-def questions(pictures: Sequence[Sequence[Tensor]], names: Sequence[Sequence[str]], scenarios: Sequence[str]) -> Figure:
+def questions(
+    pictures: Sequence[Sequence[Tensor]], names: Sequence[Sequence[str]], scenarios: Sequence[str], classes: int = 0
+) -> Figure:
     """One stream of tasks, and what each scenario asks about it: images of every task, and the allowed answers below.
 
-    pictures: of every task one image `[C, H, W]` a class; names: of those classes.
+    pictures: of every task one image `[C, H, W]` a class; names: of those classes; classes: of every task, where not
+    all are shown.
     """
     tasks, each = len(pictures), len(pictures[0])
     figure, axes = plt.subplots(1, tasks * each, figsize=(1.15 * tasks * each, 1.6 + 0.16 * len(scenarios)))
@@ -34,19 +37,17 @@ def questions(pictures: Sequence[Sequence[Tensor]], names: Sequence[Sequence[str
         image = pictures[task][place].float()
         bare(ax).imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray")
         ax.set_title(f"task {task + 1}" if place == 0 else "", fontsize="small", loc="left")
-        lines = [_answers(scenario, task, place, names) for scenario in scenarios]
+        lines = [_answers(scenario, task, place, names, classes or each) for scenario in scenarios]
         ax.set_xlabel("\n".join([names[task][place], *lines]), fontsize=7)
     asked = "     ".join(ASKED[scenario] for scenario in scenarios)
     figure.suptitle(asked, fontsize=9)
     return figure
 
 
-def _answers(scenario: str, task: int, place: int, names: Sequence[Sequence[str]]) -> str:
+def _answers(scenario: str, task: int, place: int, names: Sequence[Sequence[str]], classes: int) -> str:
     """The right answer to a scenario's question, and of how many."""
-    so_far = sum(len(group) for group in names[: task + 1])
-    counts = {"class": so_far, "task": len(names[task]), "domain": len(names[task])}
     answer = str(place) if scenario == "domain" else names[task][place]
-    return f"{scenario}: {answer[:8]} of {counts[scenario]}"
+    return f"{scenario}: {answer[:8]} of {classes * (task + 1) if scenario == 'class' else classes}"
 
 
 @closed

@@ -7,19 +7,25 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cllib.errors import whole
+from cllib.errors import one_of, whole
 from cllib.learners.naive import Losses, Naive
 from cllib.memory import Reservoir
+
+STORED = ("float32", "pixels")
 
 
 @dataclass(frozen=True)
 class ReplaySettings:
-    """buffer_size: samples stored, by reservoir sampling; replay_size: samples replayed a step."""
+    """buffer_size: samples stored, by reservoir sampling; replay_size: samples replayed a step; dtype: how samples are
+    stored, "float32" or, images only, "pixels", a byte a number.
+    """
 
     buffer_size: int = 200
     replay_size: int = 32
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        one_of("dtype", self.dtype, STORED)
         whole("buffer_size", self.buffer_size, 1)
         whole("replay_size", self.replay_size, 0)
 
@@ -35,7 +41,7 @@ class ER(Naive):
 
     def __init__(self, settings: Any, *parts: Any, **named: Any) -> None:
         super().__init__(settings, *parts, **named)
-        self.memory = Reservoir(settings.buffer_size, self.seed)
+        self.memory = Reservoir(settings.buffer_size, self.seed, settings.dtype)
 
     def objective(self, x: Tensor, y: Tensor) -> tuple[Tensor, Losses]:
         replayed = self.memory.draw(self.settings.replay_size)

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cllib.errors import whole
+from cllib.errors import one_of, whole
+from cllib.learners.er import STORED
 from cllib.learners.naive import Naive
 from cllib.memory import Balanced
 from cllib.models.networks import logits_of
@@ -18,13 +19,15 @@ from cllib.streams.base import Experience
 
 @dataclass(frozen=True)
 class GDumbSettings:
-    """buffer_size: samples stored; memory_epochs, memory_batch: of the training on them."""
+    """buffer_size: samples stored; memory_epochs, memory_batch: of the training on them; dtype: as in `er`."""
 
     buffer_size: int = 200
     memory_epochs: int = 30
     memory_batch: int = 32
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        one_of("dtype", self.dtype, STORED)
         for name in ("buffer_size", "memory_epochs", "memory_batch"):
             whole(name, getattr(self, name), 1)
 
@@ -40,7 +43,7 @@ class GDumb(Naive):
 
     def __init__(self, settings: Any, *parts: Any, **named: Any) -> None:
         super().__init__(settings, *parts, **named)
-        self.memory = Balanced(settings.buffer_size, self.seed)
+        self.memory = Balanced(settings.buffer_size, self.seed, settings.dtype)
         self.shuffles = generator(self.seed, "gdumb")
         self.initial = deepcopy(dict(self.network.state_dict()))
         self.fresh = deepcopy(self.optimiser.state_dict())

@@ -147,6 +147,8 @@ def test_the_best_mean_over_scenarios_is_taken() -> None:
         ({"scenarios": ("online",)}, "online"),
         ({"reference": "BiRT", "methods": ("ER",)}, "reference = 'BiRT': allowed are ER"),
         ({"data": "folder"}, "data_dir"),
+        ({"data": "folder", "data_dir": "no such place"}, "no such place"),
+        ({"scenarios": ("class", "class")}, "each may be named once"),
         ({"memory": 0}, "memory = 0"),
         ({"ewc": -1.0}, "ewc = -1"),
         ({"head_lr": 0.0}, "head_lr = 0"),
@@ -173,17 +175,45 @@ def images(tmp_path: Path) -> Path:
     draws = np.random.default_rng(0)
     for k, name in enumerate(("ash", "beech", "cedar", "elm")):
         (tmp_path / "my_images" / name).mkdir(parents=True)
-        for i in range(6):
+        for i in range(6 + 3 * k):  # classes of different sizes, as people have them
             picture = draws.integers(0, 60, (20, 24, 3)) + np.array([60 * k, 180 - 60 * k, 90])
             Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(tmp_path / "my_images" / name / f"{i}.png")
     return tmp_path / "my_images"
 
 
 def test_own_images_go_through_all_methods(images: Path, one_thread: None) -> None:
-    p = small(data="folder", data_dir=str(images), tasks=2, train_size=None)
+    p = small(data="folder", data_dir=str(images), tasks=2, train_size=None, seeds=2)
     for sees in ("pixels", "features"):
         streams = p.streams("class", sees)
+        assert len({len(stream.experiences[0]) for stream in streams.values()}) == 2
         configs = p.configs(streams[0], sees)
-        records = compare_orders("mine", streams, configs)
+        records = compare_orders("mine", streams, configs, probe_every=2)
         assert [r.label for r in records] == list(configs)
-        assert all(np.isfinite(r.test).all() for r in records)
+        assert all(r.n == 2 and np.isfinite(r.test).all() for r in records)
+
+
+def test_one_class_a_task_leaves_nothing_to_ask() -> None:
+    with pytest.raises(UserError, match="tasks = 10: one class a task leaves nothing to ask in scenario = 'domain'"):
+        small(tasks=10).streams("domain")
+    assert len(small(tasks=10).streams("class")[0].experiences) == 10
+
+
+def test_nobody_stores_more_than_there_is() -> None:
+    p = small(memory=10**7)
+    stream = p.stream(p.labelled(), "class", 0)
+    assert p.held(stream) == len(stream)
+
+
+def test_images_take_a_byte_a_pixel_where_they_came_so() -> None:
+    p = small(data="clothes", train_size=40)
+    stream, features = p.stream(p.labelled(), "class", 0), p.streams("class", "features")[0]
+    assert p.held(stream) == min(600 * 1024 // (784 + 8), len(stream))
+    assert p.held(features) == 600 * 1024 // (4 * 1024 + 8)
+    assert METHODS["ER"].make(p, stream).settings.dtype == "pixels"  # type: ignore[union-attr]
+    assert METHODS["ER on features"].make(p, features).settings.dtype == "float32"  # type: ignore[union-attr]
+
+
+def test_a_budget_below_one_memory_unit_is_refused() -> None:
+    p = small(memory=10)
+    with pytest.raises(UserError, match="memory = 10: a memory unit takes"):
+        METHODS["Memory Head"].make(p, p.streams("class", "features")[0])
