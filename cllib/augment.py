@@ -11,6 +11,7 @@ from cllib.errors import UserError, one_of
 AUGMENTS = ("none", "shift", "crop", "published", "published large")
 LIGHT = {"published": "crop", "published large": "resized crop"}  # what BiRT stores representations of
 RANDAUGMENT = "rand-m9-mstd0.5-inc1"  # timm's name for what BiRT trains with
+STRONGEST = 9.999  # of 10: at 10 "posterize" leaves no bit of a pixel, which Pillow refuses
 
 
 def augmented(x: Tensor, kind: str, draws: torch.Generator) -> Tensor:
@@ -71,6 +72,7 @@ def randaugmented(x: Tensor, draws: torch.Generator) -> Tensor:
     if x.shape[1] != 3:
         raise UserError(f"augment = 'published': takes colour images, not {x.shape[1]} channels")
     how = {"translate_const": int(x.shape[-1] * 0.45), "interpolation": Image.Resampling.BICUBIC}
+    how["magnitude_max"] = STRONGEST
     change = rand_augment_transform(RANDAUGMENT, how)
     before = random.getstate()
     random.seed(int(torch.randint(2**62, (), generator=draws)))  # timm draws from Python's own generator

@@ -36,7 +36,7 @@ CARDS = 8
 
 @dataclass(frozen=True)
 class Task:
-    """Runs of one kind. many: runs in one program; batch: samples a step is measured with, None: as it is."""
+    """Runs of one kind. batch: samples a step is measured with, None: as it is; apart: no two runs in one program."""
 
     chapter: str
     table: str
@@ -45,11 +45,12 @@ class Task:
     stream: Stream
     runs: int
     batch: int | None = None
+    apart: bool = False
 
     @property
     def many(self) -> int:
         """Runs in one program."""
-        return self.runs if isinstance(self.config, LearnerConfig) else 1
+        return self.runs if isinstance(self.config, LearnerConfig) and not self.apart else 1
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ def tasks() -> Iterator[Task]:
     yield from latent()
     yield from brain()
     yield from birt()
+    yield from beside()
 
 
 def heads() -> Iterator[Task]:
@@ -187,6 +189,18 @@ def birt() -> Iterator[Task]:
         yield Task(name, "main", label, recipe, stream, p.seeds, 8)
     for table, made in (("noise", p.light.noises()), ("released", p.light.released()), ("memory", p.light.memories())):
         yield Task(name, table, f"{len(made)} settings", p.light.birt(), stream, len(made) * p.other_seeds, 8)
+
+
+def beside() -> Iterator[Task]:
+    """Chapter 6: every method on ten tasks of CIFAR-100, one scenario standing for all."""
+    name = "06_side_by_side"
+    p = chapters.settings(name, "paper", device="cpu")
+    runs = p.seeds * len(p.scenarios)
+    for sees, shape in (("pixels", (3, 32, 32)), ("features", (1024,))):
+        stream = stand_in("CIFAR-100, 10 tasks", [5000] * 10, shape, 100)
+        for label, config in p.configs(stream, sees).items():
+            if label != "GDumb":  # it learns between experiences
+                yield Task(name, "main", label, config, stream, runs, 16, apart=True)
 
 
 # --- what a step costs ---
@@ -349,7 +363,7 @@ runs share a card (`--gpus 0.25`), which these figures do not count on.
 herding, fine-tuning), features and latents that are computed once, and the tables that have no row below: in chapter 1
 the competitors, the grid and the ablations (thousands of runs, in programs of a few minutes), in chapter 2 the
 controls, baselines, streams and reruns, in chapter 3 the small tables, in chapter 4 all but the main comparison, in
-chapter 5 the students' networks; chapters that are not named here. In chapter 3's map a cut halfway stands for all of
+chapter 5 the students' networks, in chapter 6 GDumb, which learns between experiences, and the choice of settings. In chapter 3's map a cut halfway stands for all of
 its depth.
 
 | chapter | table | what | runs | steps of one | ms a step, CPU | 10⁹ operations | ms, GPU | CPU-hours | GPU-hours |

@@ -67,9 +67,10 @@ def same(store: Path, other: Path) -> None:
     assert Path(f"{store}.csv").read_bytes() == Path(f"{other}.csv").read_bytes()
 
 
-def begun(store: Path) -> list[Path]:
-    """Folders of runs that have a checkpoint and no result."""
-    return [path.parent for path in store.glob("*/checkpoint.pt") if not (path.parent / "records.json").exists()]
+def begun(store: Path, since: int = 0) -> list[Path]:
+    """Folders of runs that have a checkpoint, from after that time in nanoseconds, and no result."""
+    found = [path for path in store.glob("*/checkpoint.pt") if not (path.parent / "records.json").exists()]
+    return [path.parent for path in found if path.stat().st_mtime_ns > since]
 
 
 def results_of(store: Path) -> dict[tuple[str, int], Record]:

@@ -12,6 +12,7 @@ import nbformat
 import pytest
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # a variable of Ray's: 127.0.0.1 stays what it is, on Linux too
+os.environ["RAY_AUTH_MODE"] = "disabled"  # nobody else can reach it, and no token is left in a home folder
 from ray.cluster_utils import Cluster
 
 from cllib import chapters, cluster, sweeps

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -240,8 +241,9 @@ def test_a_run_that_kills_every_worker_is_given_up_and_named(tmp_path: Path, mon
 def test_a_killed_command_leaves_no_process_and_goes_on(straight: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     for how in (signal.SIGKILL, signal.SIGINT):  # Ctrl-C goes to the whole group
+        start = time.time_ns()
         command = sweep(store, *GRID, "--workers", "2")
-        until(lambda: len(workers(command.pid)) == 2 and begun(store))  # noqa: B023
+        until(lambda: begun(store, start) and len(workers(command.pid)) == 2)  # noqa: B023
         trainers = workers(command.pid)
         os.killpg(command.pid, how) if how == signal.SIGINT else command.kill()
         assert ended(command)[0] != 0
