@@ -237,7 +237,7 @@ def shorter(recipe: Recipe, share: float) -> dict[str, Any]:
     changes: dict[str, Any] = {name: value for name, value in told.items() if getattr(recipe.settings, name, None)}
     if replayed := getattr(recipe.settings, "replay_size", None):
         changes["replay_size"] = max(1, round(share * replayed))
-    iterations = None if "later_epochs" in changes else STEPS + 1  # a buffer wants whole epochs
+    iterations = None if hasattr(recipe.settings, "later_epochs") else STEPS + 1  # a buffer wants whole epochs
     return {"iterations": iterations, "settings": replace(recipe.settings, **changes)}
 
 
@@ -363,8 +363,8 @@ runs share a card (`--gpus 0.25`), which these figures do not count on.
 herding, fine-tuning), features and latents that are computed once, and the tables that have no row below: in chapter 1
 the competitors, the grid and the ablations (thousands of runs, in programs of a few minutes), in chapter 2 the
 controls, baselines, streams and reruns, in chapter 3 the small tables, in chapter 4 all but the main comparison, in
-chapter 5 the students' networks, in chapter 6 GDumb, which learns between experiences, and the choice of settings. In chapter 3's map a cut halfway stands for all of
-its depth.
+chapter 5 the students' networks, in chapter 6 GDumb, which learns between experiences, and the choice of settings. In
+chapter 3's map a cut halfway stands for all of its depth.
 
 | chapter | table | what | runs | steps of one | ms a step, CPU | 10⁹ operations | ms, GPU | CPU-hours | GPU-hours |
 | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
