@@ -401,10 +401,10 @@ def _named(point: dict[str, Any]) -> str:
 
 # What is tried for a setting that nobody gave, and which methods have it.
 TRIED: dict[str, tuple[float, ...]] = {
-    "ewc": (1e2, 1e3, 1e4, 1e5),
-    "si": (1.0, 10.0, 100.0, 1000.0),
-    "lwf": (0.1, 0.3, 1.0, 3.0),
-    "meta": (3.0, 10.0, 30.0, 100.0),
+    "ewc": (1e2, 1e3, 1e4),
+    "si": (10.0, 100.0, 1000.0),
+    "lwf": (0.3, 1.0, 3.0),
+    "meta": (10.0, 30.0, 100.0),
     "head_lr": (1e-4, 1e-3, 1e-2),
     "head_match": (0.9, 0.95, 0.99),
 }
