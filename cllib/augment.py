@@ -71,8 +71,8 @@ def randaugmented(x: Tensor, draws: torch.Generator) -> Tensor:
 
     if x.shape[1] != 3:
         raise UserError(f"augment = 'published': takes colour images, not {x.shape[1]} channels")
-    how = {"translate_const": int(x.shape[-1] * 0.45), "interpolation": Image.Resampling.BICUBIC}
-    how["magnitude_max"] = STRONGEST
+    how: dict[str, float] = {"translate_const": int(x.shape[-1] * 0.45), "magnitude_max": STRONGEST}
+    how["interpolation"] = Image.Resampling.BICUBIC
     change = rand_augment_transform(RANDAUGMENT, how)
     before = random.getstate()
     random.seed(int(torch.randint(2**62, (), generator=draws)))  # timm draws from Python's own generator

@@ -23,7 +23,7 @@ from cllib.models.memory_head import PER_RUN, MemoryHeadConfig
 from cllib.randomness import generator
 from cllib.recipes import Recipe
 from cllib.results import Record, records
-from cllib.streams.base import Stream, flattened, orders
+from cllib.streams.base import Experience, Stream, flattened, orders
 from cllib.streams.latent import seen_by
 from cllib.threads import one_thread
 from cllib.training import Exam, Learner, Outcome, train
@@ -157,6 +157,11 @@ def parameters_of(program: Program, **options: Any) -> dict[str, Any]:
     return {"configs": program.describe(), "seeds": list(program.seeds), "order": program.order, **setting}
 
 
+def address_of(program: Program, data: str, device: str, **options: Any) -> str:
+    """Where the result of a program is kept (`runs.address`). data: the stream's hash."""
+    return runs.address(parameters_of(program, **options), data, program.code(), torch.device(device).type)
+
+
 def execute(
     program: Program,
     stream: Stream,
@@ -174,11 +179,10 @@ def execute(
     copied: see `checkpoints.Keeper`; tensorboard: folder for event files; options: of `training.train`. Raises
     UserError for a damaged checkpoint or record.
     """
-    parameters = parameters_of(program, **options)
+    parameters, address = parameters_of(program, **options), address_of(program, data, device, **options)
     options = {**program.defaults(), **options}
     setting = {name: parameters[name] for name in MATTERING}
     code, kind = program.code(), torch.device(device).type
-    address = runs.address(parameters, data, code, kind)
     with runs.claimed(store / address) as folder:
         made = results.kept(folder)
         if made is None:
@@ -281,12 +285,30 @@ def shared(
         return [execute(*job(program), **options) for program in asked]
     if workers == 1 or len(asked) == 1:
         return [alone(*job(program), **options) for program in asked]
+    found = [results.kept(store / address_of(program, data, device, **options)) for program in asked]
+    missing = [program for program, made in zip(asked, found, strict=True) if made is None]
     options = {**options, "progress": False}  # bars of several processes would write over each other
-    pool = joblib.Parallel(n_jobs=workers, max_nbytes=None)
+    # What is large is written once, and seen by all processes, instead of being sent with every run.
+    pool = joblib.Parallel(n_jobs=workers, max_nbytes="1M", mmap_mode="c")
+    sent = packed(stream)
     with warnings.catch_warnings():  # joblib replaces a worker that has grown, and says so
         warnings.filterwarnings("ignore", "A worker stopped while some jobs")
-        found: list[list[Record]] = pool(joblib.delayed(alone)(*job(program), **options) for program in asked)
-    return found
+        ran = iter(pool(joblib.delayed(apart)(program, sent, data, store, device, **options) for program in missing))
+    return [next(ran) if made is None else made for made in found]
+
+
+def packed(stream: Stream) -> Stream:
+    """The stream with arrays for tensors, where it lies in memory."""
+    if not all(isinstance(part, Experience) for part in stream.experiences):
+        return stream
+    return stream.map(lambda e: replace(e, x=e.x.numpy(), y=e.y.numpy()))  # type: ignore[arg-type]
+
+
+def apart(program: Program, sent: Stream, *rest: Any, **options: Any) -> list[Record]:
+    """`alone` in a process of its own, with a stream that was `packed`."""
+    if isinstance(sent.experiences[0].x, np.ndarray):
+        sent = sent.map(lambda e: replace(e, x=torch.from_numpy(e.x), y=torch.from_numpy(e.y)))
+    return alone(program, flattened(sent) if program.recipe is None else sent, *rest, **options)
 
 
 def alone(*job: Any, **options: Any) -> list[Record]:

@@ -19,7 +19,7 @@ import pandas as pd
 from cllib import chapters, metrics, report, results, runs
 from cllib.checkpoints import read
 from cllib.errors import UserError
-from cllib.experiments import Config, Program, described, execute, parameters_of, shape
+from cllib.experiments import Config, Program, address_of, described, execute, parameters_of, shape
 from cllib.learners.heads import LearnerConfig
 from cllib.options import is_list
 from cllib.results import Record
@@ -197,7 +197,7 @@ def job_of(pairs: Sequence[Pair], device: str) -> Job:
     first = pairs[0]
     seeds = [pair.seed for pair in pairs if pair.point is first.point]
     program = program_of([pair.config for pair in pairs[:: len(seeds)]], seeds)
-    address = runs.address(parameters_of(program), first.data, program.code(), device)
+    address = address_of(program, first.data, device)
     more = f" and {len(pairs) - 1} more in one program" if len(pairs) > 1 else ""
     name = f"{first.point.name}, seed {first.seed}{more}"
     return Job(program, first.stream, first.data, device, address, name, len(pairs))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cllib import results
+from cllib import experiments, results
 from cllib.checkpoints import digest
 from cllib.contract import Noisy, tiny_stream
 from cllib.datasets import digits
@@ -192,3 +192,23 @@ def test_matrices_multiplied_in_half_the_bits_learn_about_the_same(tmp_path: Pat
     assert full.runs != half.runs and full.norms != half.norms
     for name, norms in full.norms.items():  # bfloat16 has 8 bits: single products are off by 2 ** -8 or so
         np.testing.assert_allclose(half.norms[name], norms, rtol=0.05)
+
+
+def test_processes_are_sent_what_is_missing_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learners = {"naive": Recipe("naive", batch_size=5), "er": Recipe("er", batch_size=5)}
+    first = compare("t", tiny_stream(), learners, [1, 2], store=tmp_path, workers=2)
+    sent: list[object] = []
+    monkeypatch.setattr(experiments, "apart", lambda program, *rest, **options: sent.append(program) or [])
+    assert [r.test for r in compare("t", tiny_stream(), learners, [1, 2], store=tmp_path, workers=2)] == [
+        r.test for r in first
+    ]
+    assert not sent
+
+
+def test_a_stream_goes_to_other_processes_and_back() -> None:
+    stream = tiny_stream()
+    sent = experiments.packed(stream)
+    assert all(isinstance(part.x, np.ndarray) for part in (*sent.experiences, *sent.tests))
+    assert results.stream_hash(sent.map(lambda e: replace(e, x=torch.from_numpy(e.x), y=torch.from_numpy(e.y)))) == (
+        results.stream_hash(stream)
+    )
