@@ -105,18 +105,25 @@ def run(
             raise UserError(f"name a chapter, or give --all; there are: {', '.join(chapters.names())}")
         given = {name: checked(name, profile, split(pairs)) for name in chosen}
         if on is not None:
-            return away(given, profile, how["book"], how["out"], on, gpus)
+            return away(given, profile, how["book"], how["out"], on, gpus, how["fresh"])
         for line in notebooks.run_all(given, profile, **how):
             click.echo(line)
 
 
-def away(given: dict[str, dict[str, object]], profile: str, book: Path, out: Path, on: str, gpus: float) -> None:
+def away(
+    given: dict[str, dict[str, object]], profile: str, book: Path, out: Path, on: str, gpus: float, fresh: bool
+) -> None:
     """Run chapters on a Ray cluster; those that fail do not stop the others."""
     from cllib import cluster
 
-    for name in given:
-        notebooks.source(name, book)
-    cluster.join(on, None, gpus)
+    for name in list(given):
+        if not fresh and notebooks.unchanged(name, profile, given[name], book, out):
+            click.echo(f"{name}: {profile} profile unchanged, left as it is: {out / profile}")
+            del given[name]
+    if not given:
+        return
+    cluster.join(on, None, gpus, max(map(cluster.cores_of, given.values())))
+    click.echo(f"sent to {on}: {', '.join(given)}")
     failed = []
     for name, why in cluster.execute(given, profile, gpus, book, out):
         failed += [] if why is None else [why]
@@ -179,10 +186,8 @@ def train(
 @click.option("--seed", type=click.IntRange(0), help="The first one; else as the chapter has.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(chapters.DEVICES))
 @click.option("--workers", type=click.IntRange(1), help="Processes, each on one thread; else one a core.")
-@click.option("--on", metavar="ADDRESS", help="Ray instead: local, auto, or the HOST:PORT of a cluster.")
-@click.option(
-    "--gpus", default=0.0, type=click.FloatRange(0, 1), help="With --on: the share of a card that a run takes."
-)
+@option_on
+@option_gpus
 @click.option("--checkpoint-every", type=click.IntRange(1), help="Steps; else as often as costs 1 % of the time.")
 @click.option("--store", type=FOLDER, help="Where runs are kept; else artifacts/runs.")
 @click.option("--csv", type=FOLDER, help="Also write the table, every digit, to this file.")
@@ -197,6 +202,8 @@ def sweep(chapter: str, profile: str, pairs: tuple[str, ...], store: Path | None
     store = store or runs.store()
     with one_line():
         device, gpus = device_of(asked["device"], asked["on"], asked["gpus"])
+        if asked["csv"] is not None:  # before the work, not after it
+            one_file(asked["csv"])
         here = device == "cpu" or torch.cuda.is_available()
         points = sweeps.grid(chapter, profile, split(pairs), device if here else "cpu")
         first = points[0].settings
@@ -211,12 +218,20 @@ def sweep(chapter: str, profile: str, pairs: tuple[str, ...], store: Path | None
         if not asked["dry_run"]:
             ends = perform(todo, store, checkpoint_every=asked["checkpoint_every"])
             failed = watched(ends, sum(job.runs for job in todo))
-            made = sweeps.table(sweeps.gathered(wanted, store))
+            found, damaged = sweeps.gathered(wanted, store)
+            failed, made = [*failed, *damaged], sweeps.table(found)
             click.echo(sweeps.readable(made) if len(made) else "no run is finished")
             if asked["csv"] is not None:
                 write_atomic(asked["csv"], made.to_csv(index=False).encode())
             if failed:
                 raise click.ClickException("\n".join([f"{len(failed)} failed", *failed]))
+
+
+def one_file(path: Path) -> None:
+    """Raise UserError unless a file can be written there."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file")
+    writable_folder(path.resolve().parent)
 
 
 def device_of(asked: str, on: str | None, gpus: float) -> tuple[str, float]:

@@ -6,17 +6,18 @@ since the last one. The code goes along as it lies on the disk, with the small f
 """
 
 import os
+import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from cllib import chapters, notebooks, results
+from cllib import notebooks, results
 from cllib.datasets.files import writable_folder, write_atomic
 from cllib.errors import UserError
 from cllib.local import RETRIES
@@ -29,7 +30,7 @@ try:
     from ray.exceptions import RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as missing:
-    raise UserError("--on needs Ray: pip install 'cllib[cluster]'") from missing
+    raise UserError("--on needs Ray: in the checkout, pip install --editable '.[cluster]'") from missing
 
 ROOT = notebooks.ROOT
 remote: Any = ray.remote
@@ -39,11 +40,11 @@ KEPT = ("parameters.json", "checkpoint.pt", "records.json")  # of a run's folder
 EVERY = 30.0  # seconds from one look at what a chapter has made to the next
 
 
-def join(address: str, workers: int | None, gpus: float) -> int:
+def join(address: str, workers: int | None, gpus: float, cpus: int = 1) -> int:
     """Start Ray on this machine ("local"), or join the cluster at an address. Returns how many runs fit at once.
 
-    workers: of a local one; None: one a core. gpus: of a run. Raises UserError where there is no cluster, or nothing
-    to run on.
+    workers: of a local one; None: one a core. gpus, cpus: of a run. Raises UserError where there is no cluster, or
+    nothing to run on.
     """
     if address.startswith("ray://"):
         raise UserError(
@@ -55,14 +56,15 @@ def join(address: str, workers: int | None, gpus: float) -> int:
         check_reachable(address)
     if not (ROOT / "pyproject.toml").is_file():
         raise UserError(f"{ROOT}: not a checkout of the repository, from which the code is sent; install it --editable")
-    sent = {"working_dir": str(ROOT), "excludes": LEFT_OUT, "env_vars": ONE_THREAD}
+    told_there = {**ONE_THREAD, results.COMMIT: results.commit()}  # the copy there has no history
+    sent = {"working_dir": str(ROOT), "excludes": LEFT_OUT, "env_vars": told_there}
     told: dict[str, Any] = {"num_cpus": workers or cores(), "include_dashboard": False} if address == "local" else {}
     try:
         start: Any = ray.init
         start(address, runtime_env=sent, log_to_driver=False, logging_level="error", **told)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"--on {address}: no cluster there ({' '.join(str(error).split())[:200]})") from error
-    return fitting(ray.cluster_resources(), gpus)
+    return fitting([node["Resources"] for node in ray.nodes() if node["Alive"]], gpus, cpus)
 
 
 def check_reachable(address: str) -> None:
@@ -74,11 +76,17 @@ def check_reachable(address: str) -> None:
         raise UserError(f"--on {address}: no cluster there ({error}); give local, auto or HOST:PORT") from error
 
 
-def fitting(there: Mapping[str, float], gpus: float) -> int:
-    """Runs that fit on these resources at once. Raises UserError where none does."""
-    count = int(there.get("CPU", 0)) if not gpus else min(int(there.get("CPU", 0)), int(there.get("GPU", 0) / gpus))
+def fitting(nodes: Sequence[Mapping[str, float]], gpus: float, cpus: int = 1) -> int:
+    """Runs that fit on these machines at once, none on two, no card's share on two cards. UserError where none does."""
+    count = 0
+    for there in nodes:
+        on_cpu = int(there.get("CPU", 0)) // cpus
+        count += min(on_cpu, int(there.get("GPU", 0)) * int(1 / gpus + 1e-9)) if gpus else on_cpu
     if count < 1:
-        raise UserError(f"--gpus {gpus:g}: the cluster has {there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs")
+        listed = "; ".join(f"{there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs" for there in nodes)
+        raise UserError(
+            f"{cpus} CPUs and {gpus:g} of a GPU for each run: no machine of the cluster has them ({listed})"
+        )
     return count
 
 
@@ -98,8 +106,10 @@ class Shelf:
         return path.read_bytes() if path.is_file() else None
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all."""
-        write_atomic(self.folder / name, content)
+        """Write a file, whole or not at all; but no checkpoint of a run that somebody has finished meanwhile."""
+        path = self.folder / name
+        if path.name != "checkpoint.pt" or not (path.parent / "records.json").exists():
+            write_atomic(path, content)
 
     def drop(self, name: str) -> None:
         """Remove a file."""
@@ -215,12 +225,11 @@ def execute(
     """
     shelf, running = shelf_on(out), {}
     for name, values in given.items():
-        if "workers" in {f.name for f in fields(chapters.CHAPTERS[name])}:
-            values = {"workers": 1, **values}
         part, done, _, previous = notebooks.copies(name, profile, out)
         source = notebooks.source(name, book)
         notebooks.start(source, part, done, previous)
-        told = {"num_cpus": values.get("workers") or 1, "num_gpus": gpus, "max_retries": RETRIES}
+        shutil.rmtree(done.parent / "records" / name, ignore_errors=True)  # those of the copy before
+        told = {"num_cpus": cores_of(values), "num_gpus": gpus, "max_retries": RETRIES}
         text = (book / f"{name}.py").read_bytes()
         running[remote(**told)(chapter).remote(name, profile, values, text, shelf, str(out.resolve()), EVERY)] = name
     try:
@@ -235,6 +244,11 @@ def execute(
         ray.shutdown()
 
 
+def cores_of(values: Mapping[str, object]) -> int:
+    """Cores that a chapter with these parameters takes."""
+    return int(str(values.get("workers") or 1))
+
+
 def chapter(
     name: str, profile: str, values: Mapping[str, object], text: bytes, shelf: Any, home: str, every: float
 ) -> str | None:
@@ -242,6 +256,7 @@ def chapter(
 
     Returns why it failed, None if it did not.
     """
+    os.environ["CLLIB_CORES"] = str(cores_of(values))  # the kernel inherits it
     with workplace() as place:
         out, book, over = place / "artifacts", place / "book", Event()
         write_atomic(book / f"{name}.py", text)

@@ -307,7 +307,7 @@ def page(told: Mapping[str, Any]) -> str:
     by_chapter: dict[str, list[Cost]] = {}
     for cost in costs:
         by_chapter.setdefault(cost.chapter, []).append(cost)
-    rows = [total(name, group) for name, group in by_chapter.items()] + [total("**all of it**", costs)]
+    rows = [total(name, group) for name, group in by_chapter.items()] + [total("**all rows**", costs)]
     details = [detail(cost) for cost in costs]
     return PROSE.format(
         **{name: told[name] for name in ("date", "processor", "cpu")},
@@ -340,10 +340,11 @@ ESTIMATED = (
     "**an estimate, not a measurement**: the operations of a step, counted, at an assumed {rate:g} · 10¹² a second on "
     "one card, and never less than an assumed {floor:g} ms a step, for a card waits for Python in small networks"
 )
-PROSE = """# What the whole book costs
+PROSE = """# What the paper profile costs, at least
 
 In the `quick` profile every chapter takes minutes. In the `paper` profile, at the papers' sizes and seeds, it is a
-matter of days on a card. This page says how many. It is written by `cllib cost`, from figures that
+matter of days on a card. This page says how many, for the main tables: what it leaves out is said below, so
+the sums are lower bounds. It is written by `cllib cost`, from figures that
 `cllib cost --measure` takes.
 
 - **Runs and steps** follow from the settings; data are not needed for that.

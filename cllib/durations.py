@@ -3,10 +3,12 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cllib import results
+from cllib.errors import UserError
 from cllib.experiments import Program, parameters_of
 from cllib.streams.base import Stream, flattened
 from cllib.sweeps import Job, current
@@ -18,12 +20,12 @@ STEPS, SECONDS = 50, 1.0  # a measurement ends after so many, or so long
 
 
 def kind(told: Mapping[str, Any]) -> str:
-    """What programs whose steps cost the same share: network, sizes, device, runs at once; no fractional numbers.
+    """What programs whose steps cost the same share: network, stream, sizes, device, runs at once, but no fractions.
 
-    told: `experiments.parameters_of`, and the device.
+    told: `experiments.parameters_of`, the stream's name, and the device.
     """
     pairs = len(told["configs"]) * len(told["seeds"])
-    return json.dumps([sized(told["configs"][0]), pairs, told["device"]], sort_keys=True)
+    return json.dumps([sized(told["configs"][0]), told["stream"], pairs, told["device"]], sort_keys=True)
 
 
 def sized(value: Any) -> Any:
@@ -50,9 +52,10 @@ def kept(store: Path, wanted: set[str]) -> dict[str, float]:
     for folder, told in current(store):
         name = kind(told)
         if name in wanted and len(found.setdefault(name, [])) < ENOUGH:
-            made = results.kept(folder) or []
-            found[name].append(sum(record.seconds for record in made) / max(made[0].ends))
-    return {name: sum(rates) / len(rates) for name, rates in found.items()}
+            with suppress(UserError):  # a damaged result tells nothing here
+                made = results.kept(folder) or []
+                found[name].append(sum(record.seconds for record in made) / max(made[0].ends))
+    return {name: sum(rates) / len(rates) for name, rates in found.items() if rates}
 
 
 def measured(job: Job, store: Path) -> float:
@@ -76,7 +79,7 @@ def estimate(jobs: Sequence[Job], store: Path, workers: int, measure: bool = Tru
 
     measure: whether a kind that was never run may be tried here.
     """
-    kinds = [kind({**parameters_of(job.program), "device": job.device}) for job in jobs]
+    kinds = [kind({**parameters_of(job.program), "stream": job.stream.name, "device": job.device}) for job in jobs]
     rates = kept(store, set(kinds))
     known = set(rates)
     for name, job in zip(kinds, jobs, strict=True):
@@ -87,7 +90,9 @@ def estimate(jobs: Sequence[Job], store: Path, workers: int, measure: bool = Tru
     each = [rates[name] * steps(job.program, job.stream) for name, job in zip(kinds, jobs, strict=True)]
     how = {True: "from kept runs of the kind", False: "from a few steps of each kind; tests and replay come on top"}
     told = " and ".join(text for value, text in how.items() if value in {name in known for name in kinds})
-    return f"about {readable(max(sum(each) / workers, max(each)))} with {workers} workers, {told}"
+    spent = max(sum(each) / workers, max(each))
+    about = readable(spent) if spent >= 10 else "ten seconds or less"
+    return f"about {about} with {workers} workers, {told}, and some seconds to start"
 
 
 def readable(seconds: float) -> str:

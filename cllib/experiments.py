@@ -333,7 +333,10 @@ def restored(
         raise UserError(f"{path}: no such file; run {record.label!r} again on this machine")
     shown = Program((recipe,), (seed,)).shown(stream.to(device), record.data, folder)
     learner = recipe.build(shown, seed, device)
-    learner.load_state_dict(read(path, address)["learner"])
+    state = read(path, address)
+    if state["position"]["experience"] != len(stream.experiences):
+        raise UserError(f"{path}: from the middle of the run; delete its folder and run {record.label!r} again")
+    learner.load_state_dict(state["learner"])
     return learner
 
 

@@ -52,10 +52,10 @@ def run(
     `ChapterFailed` where the run stops; what was executed is then kept as `name.failed.ipynb`.
     """
     part, done, failed, previous = copies(name, profile, out)
-    notebook, left = source(name, book), done.parent / "records" / name
-    made_of = stamp(notebook, profile, given)
-    if not fresh and stamped(done, left) == made_of:
+    if not fresh and unchanged(name, profile, given, book, out):
         return done
+    notebook = source(name, book)
+    made_of = stamp(notebook, profile, given)
     start(notebook, part, done, previous)
     os.environ["CLLIB_ARTIFACTS"] = str(out.resolve())  # the kernel inherits it: run records go beside the copy
     os.environ[HEADLESS] = "1"
@@ -71,7 +71,7 @@ def run(
             # It listens on this machine only, and is interrupted when it is done: its words on that help no reader.
             extra_arguments=["--log-level=CRITICAL"],
         )
-        mark(part, made_of, left)
+        mark(part, made_of, done.parent / "records" / name)
         os.replace(part, done)
     except Exception as error:
         part.replace(failed)
@@ -116,6 +116,12 @@ def _timed(
     kept = path.stat().st_mtime_ns == before
     how = "unchanged, left as it is" if kept else f"done in {perf_counter() - begin:.0f} s"
     return f"{name}: {profile} profile {how}: {path}", ""
+
+
+def unchanged(name: str, profile: str, given: Mapping[str, object], book: Path = BOOK, out: Path = ARTIFACTS) -> bool:
+    """Return whether the executed copy is what another run would make; raises `UserError` where there is no chapter."""
+    _, done, _, _ = copies(name, profile, out)
+    return stamped(done, done.parent / "records" / name) == stamp(source(name, book), profile, given)
 
 
 def stamp(notebook: NotebookNode, profile: str, given: Mapping[str, object]) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import re
 import shutil
@@ -385,9 +386,14 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else f"cpu ({platform.machine()})"
 
 
+COMMIT = "CLLIB_COMMIT"  # for a copy of the code that has no history of its own
+
+
 @cache
 def commit() -> str:
     """The checkout's commit, with a + where files differ from it; "unknown" outside a checkout."""
+    if told := os.environ.get(COMMIT):
+        return told
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -130,7 +130,7 @@ def paired(points: Sequence[Point], seeds: Sequence[int], device: str) -> list[P
 def difference(one: Point, other: Point) -> str:
     """Why two points are the same."""
     names = [name for name, text in one.told.items() if other.told[name] != text]
-    return f"{', '.join(names)} changes nothing in the chapter's own experiment"
+    return f"between them {', '.join(names)} changes nothing; sweep it without the one that has no use for it"
 
 
 def program_of(configs: Sequence[Config], seeds: Sequence[int]) -> Program:
@@ -152,15 +152,17 @@ def keys(told: Mapping[str, Any]) -> list[str]:
 
 
 def current(store: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every finished run's folder, and what its address stands for; without what other libraries' versions made."""
+    """Every finished run's folder, and what its address stands for; without what other libraries' versions made, and
+    without what cannot be read, which is as good as missing.
+    """
     for path in sorted(store.glob("*/records.json")):
         folder = path.parent
         try:
             told = json.loads((folder / "parameters.json").read_text())
             rest = {name: value for name, value in told.items() if name not in ("stream", "data", "code", "device")}
             address = runs.address(rest, told["data"], told["code"], told["device"])
-        except (OSError, ValueError, LookupError) as error:
-            raise UserError(f"{folder}: its parameters.json cannot be read ({error}); delete the folder") from error
+        except (OSError, ValueError, LookupError, AttributeError, TypeError):
+            continue
         if address == folder.name:
             yield folder, told
 
@@ -211,17 +213,16 @@ Ends = Generator[tuple[Job, str | None]]
 
 def attempt(job: Job, store: Path, **options: Any) -> str | None:
     """Run a job on one thread; its records go to the store. Returns why it failed, None if it did not."""
+    address = address_of(job.program, job.data, job.device)
+    if address != job.address:  # before a step is done
+        return f"run as {address}, not as {job.address}: other code, Python, torch or numpy than where it was asked"
     stream = flattened(job.stream) if job.program.recipe is None else job.stream
     work = partial(execute, job.program, stream.to(job.device), job.data, store, job.device, progress=False)
     try:
         with one_thread():
-            (made, *_) = work(**options)
+            work(**options)
     except Exception as error:  # whatever it is: the other runs go on
         return " ".join(str(error).split()) if isinstance(error, UserError) else reason(error)
-    if made.runs != [job.address]:
-        return (
-            f"run as {made.runs[0]}, not as {job.address}: other code, Python, torch or numpy than where it was asked"
-        )
     return None
 
 
@@ -259,27 +260,33 @@ def listing(pairs: Sequence[Pair], there: Mapping[str, Any]) -> str:
     return "\n".join([f"{total}: {len(pairs) - missing} kept, {missing} missing", *lines])
 
 
-def gathered(pairs: Sequence[Pair], store: Path) -> list[tuple[Pair, Record]]:
-    """The record of every pair that is kept, with that seed alone."""
+def gathered(pairs: Sequence[Pair], store: Path) -> tuple[list[tuple[Pair, Record]], list[str]]:
+    """The record of every pair that is kept, with that seed alone; and a line for every result that is damaged."""
     there, read = finished(store), dict[Path, list[Record]]()
-    found = []
+    found, damaged = [], []
     for pair in pairs:
-        if pair.key in there:
-            folder, place = there[pair.key]
+        if pair.key not in there:
+            continue
+        folder, place = there[pair.key]
+        try:
             if folder not in read:
                 read[folder] = [one for record in results.kept(folder) or [] for one in results.one_by_one(record)]
             found.append((pair, read[folder][place]))
-    return found
+        except UserError as error:
+            damaged.append(f"{pair.point.name}, seed {pair.seed}: {error}")
+    return found, damaged
 
 
 def table(made: Sequence[tuple[Pair, Record]]) -> pd.DataFrame:
     """A row a point: its values, n, and every metric as mean and half of its 95 % interval over the seeds."""
-    by_point: dict[Point, list[dict[str, metrics.Array]]] = {}
+    by_point: dict[Point, list[Record]] = {}
     for pair, record in made:
-        by_point.setdefault(pair.point, []).append(report.measured(record))
+        by_point.setdefault(pair.point, []).append(record)
     rows = []
-    for point, measured in by_point.items():
+    for point, records in by_point.items():
+        measured = [report.measured(record) for record in records]
         row: dict[str, Any] = {**point.told, "n": len(measured)}
+        row |= {"diverged": lost} if (lost := sum(sum(record.diverged) for record in records)) else {}
         for name in measured[0]:
             mean, half = metrics.interval(np.concatenate([one[name] for one in measured]))
             row |= {name: mean, f"{name} ±": half}
@@ -290,6 +297,8 @@ def table(made: Sequence[tuple[Pair, Record]]) -> pd.DataFrame:
 def readable(made: pd.DataFrame) -> str:
     """The table as text, with the metrics most asked for."""
     shown = made[[name for name in made if made.columns.get_loc(name) <= made.columns.get_loc("n")]].copy()
+    if "diverged" in made:
+        shown["diverged"] = made["diverged"].fillna(0).astype(int)
     for name in report.ASKED:
         if name in made:
             shown[name] = [report.cell(*pair) for pair in zip(made[name], made[f"{name} ±"], strict=True)]

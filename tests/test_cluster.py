@@ -109,6 +109,8 @@ def test_a_chapter_whose_worker_dies_goes_on_from_its_runs(
     assert [path.name for path in (out / "smoke").glob("*.ipynb")] == [f"{NAME}.ipynb"]
     assert nbformat.read(out / "smoke" / f"{NAME}.ipynb", as_version=4).cells[-1].outputs[-1].text == "True\n"
     assert len(list(out.glob("runs/*/records.json"))) == 1
+    again = cllib("run", NAME, "--profile", "smoke", "--book", book, "--out", out, "--on", nodes.address)
+    assert again.exit_code == 0 and "unchanged, left as it is" in again.stdout
 
 
 def test_a_failed_chapter_comes_back_too(nodes: Cluster, tmp_path: Path) -> None:
@@ -125,9 +127,22 @@ def test_where_there_is_no_cluster_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_a_finished_run_takes_no_checkpoint_of_a_straggler(tmp_path: Path) -> None:
+    shelf = cluster.Shelf(str(tmp_path))
+    for name, content in (("checkpoint.pt", b"last"), ("records.json", b"result"), ("checkpoint.pt", b"straggler's")):
+        shelf.put(f"run/{name}", content)
+    assert shelf.fetch("run/checkpoint.pt") == b"last"
+
+
 def test_what_fits_on_a_cluster() -> None:
-    assert cluster.fitting({"CPU": 8.0}, 0) == 8
-    assert cluster.fitting({"CPU": 64.0, "GPU": 2.0}, 0.25) == 8
-    assert cluster.fitting({"CPU": 3.0, "GPU": 2.0}, 0.25) == 3
-    with pytest.raises(UserError, match=r"--gpus 0.5: the cluster has 8 CPUs, 0 GPUs"):
-        cluster.fitting({"CPU": 8.0}, 0.5)
+    assert cluster.fitting([{"CPU": 8.0}], 0) == 8
+    assert cluster.fitting([{"CPU": 8.0}, {"CPU": 3.0}], 0, 4) == 2  # no chapter on two machines
+    assert cluster.fitting([{"CPU": 64.0, "GPU": 2.0}], 0.25) == 8
+    assert cluster.fitting([{"CPU": 3.0, "GPU": 2.0}], 0.25) == 3
+    assert cluster.fitting([{"CPU": 9.0, "GPU": 3.0}], 0.7) == 3  # no run on two cards
+    with pytest.raises(UserError, match="no machine of the cluster has them"):
+        cluster.fitting([{"CPU": 8.0}, {"GPU": 1.0}], 0.5)
+    with pytest.raises(UserError, match="8 CPUs and 0 of a GPU for each run"):
+        cluster.fitting([{"CPU": 2.0}], 0, 8)
+    with pytest.raises(UserError, match=r"1 CPUs and 0.5 of a GPU for each run: .* \(8 CPUs, 0 GPUs\)"):
+        cluster.fitting([{"CPU": 8.0}], 0.5)

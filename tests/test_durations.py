@@ -17,8 +17,8 @@ META = "02_metaplasticity"
 PLAIN = Recipe(network=MLP((8,)))
 
 
-def kind(*configs, seeds=(1,), device="cpu") -> str:
-    return durations.kind({**parameters_of(Program(configs, seeds)), "device": device})
+def kind(*configs, seeds=(1,), device="cpu", stream="digits") -> str:
+    return durations.kind({**parameters_of(Program(configs, seeds)), "stream": stream, "device": device})
 
 
 def test_a_kind_is_what_costs_the_same() -> None:
@@ -30,6 +30,7 @@ def test_a_kind_is_what_costs_the_same() -> None:
     ]
     assert len({kind(config) for config in (PLAIN, *others)}) == 4
     assert kind(PLAIN) != kind(PLAIN, device="cuda")
+    assert kind(PLAIN) != kind(PLAIN, stream="clothes")
     head = LearnerConfig(MemoryHeadConfig())
     assert kind(head, seeds=(1, 2)) == kind(head, replace(head, step_size=0.3)) != kind(head)
 
@@ -54,7 +55,8 @@ def test_kept_runs_say_how_long_others_take(tmp_path: Path) -> None:
     more = sweeps.jobs(sweeps.paired(sweeps.grid(META, "smoke", {"meta": "1,2", **told}), [0, 1], "cpu"), "cpu")
     steps = sum(durations.steps(job.program, job.stream) for job in more)
     said = durations.estimate(more, tmp_path, 2, measure=False)
-    assert said == f"about {durations.readable(10 * steps / 2)} with 2 workers, from kept runs of the kind"
+    told = f"about {durations.readable(10 * steps / 2)} with 2 workers, from kept runs of the kind"
+    assert said == f"{told}, and some seconds to start"
     alone = durations.estimate(more[:1], tmp_path, 2, measure=False)
     assert alone.startswith(f"about {durations.readable(10 * steps / 4)} with"), "one run cannot be shared"
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -73,7 +74,10 @@ def test_values_are_axes_and_a_list_is_written_with_colons() -> None:
         ([META, "-p", "meta=0.5,.5"], "each value may be given once"),
         ([META, "-p", "seeds=3"], "for a sweep, give --seeds"),
         ([META, "-p", "lr=0.1", "-p", "lr=0.2"], "lr is given twice"),
-        ([META, "-p", "metas=0:1,0:2"], "metas=0:2 and metas=0:1 are one and the same run: metas changes nothing"),
+        (
+            [META, "-p", "metas=0:1,0:2"],
+            "metas=0:2 and metas=0:1 are one and the same run: between them metas changes nothing",
+        ),
         ([META, "--gpus", "0.5"], "--gpus 0.5: only with --on"),
         ([META, "--gpus", "0.5", "--on", "local", "--device", "cpu"], "--gpus 0.5: not with --device cpu"),
         ([META, "--on", "ray://somewhere:1"], "it must be one of the cluster's"),
@@ -251,3 +255,35 @@ def test_a_killed_command_leaves_no_process_and_goes_on(straight: Path, tmp_path
         assert len(sweeps.finished(store)) < 4
     assert swept(store, *GRID).exit_code == 0
     same(store, straight)
+
+
+def test_other_code_is_refused_before_a_step_is_done(tmp_path: Path) -> None:
+    (pair,) = sweeps.paired(sweeps.grid(META, "smoke", {"meta": "0"}), [0], "cpu")
+    (job,) = sweeps.jobs([pair], "cpu")
+    why = sweeps.attempt(replace(job, address="0" * 16), tmp_path)
+    assert why is not None and why.startswith(f"run as {job.address}, not as 0000") and not list(tmp_path.iterdir())
+
+
+def test_a_damaged_result_is_named_and_the_others_are_shown(straight: Path, tmp_path: Path) -> None:
+    shutil.copytree(straight, tmp_path / "store")
+    path = next((tmp_path / "store").glob("*/records.json"))
+    path.write_text(path.read_text()[:-50])
+    result = swept(tmp_path / "store", *GRID)
+    assert result.exit_code == 1 and "not a whole result" in result.stderr and "Acc" in result.stdout
+    for text in ("[]", "null", '"x"', ""):
+        (path.parent / "parameters.json").write_text(text)
+        assert "3 kept, 1 missing" in swept(tmp_path / "store", *GRID, "--dry-run").stdout
+
+
+def test_runs_that_diverged_are_marked(straight: Path) -> None:
+    pairs = sweeps.paired(sweeps.grid(META, "smoke", {"meta": "0", "epochs_per_task": "12"}), [0], "cpu")
+    (found, *_), _ = sweeps.gathered(pairs, straight)
+    lost = found[0], replace(found[1], diverged=[True])
+    assert "diverged" not in sweeps.table([found]) and sweeps.table([lost])["diverged"].tolist() == [1]
+    assert "diverged" in sweeps.readable(sweeps.table([lost]))
+
+
+def test_a_folder_is_no_place_for_a_table(tmp_path: Path) -> None:
+    told = ["sweep", META, "--profile", "smoke", "--store", str(tmp_path / "store"), "--csv", str(tmp_path)]
+    result = click.testing.CliRunner().invoke(main, told)
+    assert result.exit_code == 2 and "is a folder; name a file" in result.stderr
