@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from click.testing import CliRunner
 
-from cllib import site
+from cllib import notebooks, site
 from cllib.cli import main
 from cllib.errors import UserError
 
@@ -34,6 +34,7 @@ def book(tmp_path: Path) -> Path:
     notebook = jupytext.read(folder / "01_small.py")
     notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
     nbformat.write(notebook, artifacts / "01_small.ipynb")
+    notebooks.mark(artifacts / "01_small.ipynb", "0" * 16, artifacts / "records" / "01_small")
     return folder
 
 

@@ -193,7 +193,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     assert again.exit_code == 0 and "4 runs: 3 kept, 1 missing" in again.stdout
 
 
-GRID = ("-p", "meta=0,1.35", "-p", "epochs_per_task=12", "--seeds", "2", "--checkpoint-every", "87")
+GRID = ("-p", "meta=0,1.35", "-p", "epochs_per_task=40", "--seeds", "2", "--checkpoint-every", "87")
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +276,7 @@ def test_a_damaged_result_is_named_and_the_others_are_shown(straight: Path, tmp_
 
 
 def test_runs_that_diverged_are_marked(straight: Path) -> None:
-    pairs = sweeps.paired(sweeps.grid(META, "smoke", {"meta": "0", "epochs_per_task": "12"}), [0], "cpu")
+    pairs = sweeps.paired(sweeps.grid(META, "smoke", {"meta": "0", "epochs_per_task": "40"}), [0], "cpu")
     (found, *_), _ = sweeps.gathered(pairs, straight)
     lost = found[0], replace(found[1], diverged=[True])
     assert "diverged" not in sweeps.table([found]) and sweeps.table([lost])["diverged"].tolist() == [1]

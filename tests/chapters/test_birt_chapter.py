@@ -210,7 +210,7 @@ def test_smaller_tables_have_fewer_epochs_and_seeds() -> None:
 
 
 def test_processes_share_runs_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cllib.chapters.birt.os.cpu_count", lambda: 7)
+    monkeypatch.setenv("CLLIB_CORES", "7")
     assert settings(NAME, "quick", device="cpu").crew == 7
     assert settings(NAME, "quick", device="cpu", workers=2).crew == 2
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

@@ -229,7 +229,7 @@ def test_own_goes_back_to_the_defaults_but_keeps_the_backbone() -> None:
 
 def test_a_crew_shares_the_runs_on_a_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings(NAME, workers=3, device="cpu").crew == 3
-    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    monkeypatch.setenv("CLLIB_CORES", "7")
     assert settings(NAME, device="cpu").crew == 7
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert settings(NAME, device="cuda").crew is None
