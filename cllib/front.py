@@ -42,7 +42,7 @@ def head(chapter: str) -> str:
         "this copy": f"{date.today().isoformat()}, commit {results.commit()}, {results.device_name(usual_device())}",
         "versions": versions,
     }
-    return "\n".join(["| | |", "| --- | --- |", *(f"| **{name}** | {text} |" for name, text in rows.items())])
+    return "\n".join(f"- **{name}:** {text}" for name, text in rows.items())  # MyST-NB shows no tables in outputs
 
 
 # --- the front page ---
