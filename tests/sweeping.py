@@ -1,5 +1,6 @@
 """The command `cllib sweep` as a process of its own, its processes, and what it leaves, for tests that kill them."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -23,9 +24,10 @@ def told(store: Path, *arguments: str) -> list[str]:
 
 
 def sweep(store: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start it, as the leader of a group."""
+    """Start it, as the leader of a group, and so that Ctrl-C counts even where the tests run in the background."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([COMMAND, *told(store, *arguments)], **pipes, start_new_session=True)
+    heard: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    return subprocess.Popen([COMMAND, *told(store, *arguments)], **pipes, **heard, start_new_session=True)
 
 
 def swept(store: Path, *arguments: str) -> click.testing.Result:
