@@ -20,6 +20,7 @@ PUBLISHED = ROOT / "data" / "published"
 # A number counts as reproduced within the 95 % interval of the difference, but never demands more than TOLERANCE[0]
 # and never forgives more than TOLERANCE[1].
 TOLERANCE = (0.02, 0.10)
+REFERENCE = "reference runs"  # how sources are called that are no publication
 
 
 def published(chapter: str) -> dict[str, Any]:
@@ -185,7 +186,9 @@ def whole(chapter: str, where: Path) -> pd.DataFrame:
 
 def unpublished(chapter: str) -> list[str]:
     """Sources that are no publication: runs made for this book's specification, with programs of its own or others'."""
-    return [name for name, text in published(chapter)["sources"].items() if "not published" in text or NOT in name]
+    return [
+        name for name, text in published(chapter)["sources"].items() if "not published" in text or REFERENCE in name
+    ]
 
 
 def counts(judged: pd.DataFrame) -> dict[str, int]:
@@ -194,7 +197,6 @@ def counts(judged: pd.DataFrame) -> dict[str, int]:
     return {verdict: int(found.get(verdict, 0)) for verdict in MARKS}
 
 
-NOT = "reference runs"
 MARKS = {"reproduced": "=", "not reproduced": "!", "mechanism only": "~", "not run": ""}
 
 

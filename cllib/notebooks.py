@@ -132,9 +132,8 @@ def stamp(notebook: NotebookNode, profile: str, given: Mapping[str, object]) -> 
     """
     local = [touched(Path(value)) for value in given.values() if isinstance(value, str) and Path(value).exists()]
     told = [contents(notebook), profile, sorted(given.items()), local, runs.versions(), torch.cuda.is_available()]
-    return hashlib.sha256(repr([*told, digest(ROOT / "cllib", "*.py"), digest(ROOT / "data")]).encode()).hexdigest()[
-        :16
-    ]
+    files = digest(ROOT / "cllib", "*.py"), digest(ROOT / "data")
+    return hashlib.sha256(repr([*told, *files]).encode()).hexdigest()[:16]
 
 
 def touched(path: Path) -> list[tuple[str, int, int]]:

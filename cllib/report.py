@@ -58,8 +58,7 @@ def measured(record: Record) -> dict[str, metrics.Array]:
         return {"Acc": matrix[:, -1].mean(-1)}
     found = {name: metric(matrix) for name, metric in metrics.METRICS.items()}
     if np.size(record.curve) and len(record.ends) > 1:
-        found["min-ACC"] = metrics.minimum_accuracy(record.curve, record.steps, record.ends)
-        found["WC-ACC"] = metrics.worst_case_accuracy(matrix, record.curve, record.steps, record.ends)
+        found |= {name: record.metric(name) for name in CURVE_METRICS}
     return found
 
 
