@@ -135,9 +135,10 @@ def away(
 def checked(name: str, profile: str, pairs: dict[str, str]) -> dict[str, object]:
     """Return the typed parameters of a chapter; raises `UserError` for what the chapter does not know or allow."""
     values = chapters.parse(name, pairs)
-    for place in set(PLACES) & set(values):
+    for place in PLACES:
         # A kernel works in another folder than the one in which the name was typed.
-        values[place] = str(Path(values[place]).resolve()) if Path(values[place]).exists() else values[place]
+        if values.get(place) is not None and Path(values[place]).exists():
+            values[place] = str(Path(values[place]).resolve())
     chapters.settings(name, profile, **values)
     return values
 

@@ -197,6 +197,8 @@ def test_changed_images_of_ones_own_are_a_new_run(book: Path, tmp_path: Path, mo
     assert str(tmp_path / "mine") in injected  # where it is, whatever folder the kernel works in
     (tmp_path / "mine" / "b.png").write_text("2")
     assert "done in" in cllib(*asked).stdout
+    nowhere = [f"{text.partition('=')[0]}=none" if text == "data_dir=mine" else text for text in map(str, asked)]
+    assert "done in" in cllib(*nowhere).stdout
 
 
 def test_a_damaged_copy_is_run_again(book: Path, tmp_path: Path) -> None:
