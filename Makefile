@@ -40,7 +40,8 @@ test: $(READY) ## style, types, unit tests, every notebook and the site in the s
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	CLLIB_PROFILE=smoke $(PYTHON) -m pytest --nbval-lax --nbval-current-env tests book
+	CLLIB_PROFILE=smoke OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile --no-loadscope-reorder \
+		--nbval-lax --nbval-current-env tests book
 
 bench: $(READY) ## measure the speed against the original programs and a bare loop
 	$(PYTHON) tests/benchmarks/bench_memory_head.py

@@ -3,12 +3,28 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
+import torch
 
 from cllib.experiments import compare
 from cllib.results import Record
 from cllib.threads import one_thread as single
 from samples import LP, MH, WHOLE
+
+# Whole files go to one process each (loadfile): those that take longest begin, so that none is waited for at the end.
+LONGEST = ("test_cluster.py", "test_site.py", "test_kill.py", "test_sweeps.py", "03_latent_replay.ipynb")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(autouse=True)
+def the_same_in_any_order() -> None:
+    """No test sees which others ran before it in its process."""
+    torch.manual_seed(0)
+    plt.close("all")
 
 
 @pytest.fixture(autouse=True)

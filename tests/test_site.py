@@ -21,6 +21,7 @@ from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from cllib import chapters, notebooks, site
+from cllib.datasets.files import writable_folder
 
 pytestmark = pytest.mark.site
 
@@ -48,6 +49,8 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if built := os.environ.get("CLLIB_SITE"):
         return Path(built).resolve()
     folder = tmp_path_factory.mktemp("site")
+    runs = writable_folder(notebooks.ARTIFACTS / "runs")  # what the notebooks' own tests run, or ran, is not run again
+    (folder / "runs").symlink_to(runs)
     for name in chapters.names():
         notebooks.run(name, "smoke", {}, out=folder)
     return site.build("smoke", folder, artifacts=folder).parent.resolve()
