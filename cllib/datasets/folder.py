@@ -1,5 +1,6 @@
 """A folder of class folders, one image file per sample: anybody's own images."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,65 +13,127 @@ from cllib.datasets.labelled import Labelled
 from cllib.errors import UserError, whole, within
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-TEST_NAMES = ("test", "val")
+# How people call the parts, in any case and with _ or - inside; of the tests the first that is there.
+TRAINS = ("train", "training", "trainset", "trainingset")
+TESTS = ("test", "testing", "testset", "val", "valid", "validation", "valset", "validationset", "eval", "dev")
+
+Files = dict[str, list[Path]]
 
 
 def load(root: str | Path, image_size: int = 32, test_share: float = 0.2) -> Labelled:
     """RGB images [N, 3, image_size, image_size], uint8: shorter side resized, centre cut out.
 
-    root: holds `train/CLASS/...` and `test/CLASS/...` (or `val/CLASS/...`), or just `CLASS/...`; then the last
-    `test_share` of every class, by name, is its test part. Classes are sorted by name. Raises `UserError` naming the
-    folder or image that cannot be used.
+    root: holds `train/CLASS/...` and `test/CLASS/...` (or as `TRAINS` and `TESTS` say), or just `CLASS/...`; then the
+    last `test_share` of every class, by name, is its test part. Classes are sorted by name. Prints a line on what was
+    found, and what was left out. Raises `UserError` naming the folder or image that cannot be used.
     """
     whole("image_size", image_size, 1)
-    within("test_share", test_share, 0.01, 0.99)
     root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; data_dir must name a folder of class folders")
     trains, tests = halves(root, test_share)
     names = tuple(sorted(trains))
+    print(summary(root, trains, tests))
     train_x, train_y = read([(path, names.index(name)) for name in names for path in trains[name]], image_size)
     test_x, test_y = read([(path, names.index(name)) for name in names for path in tests[name]], image_size)
     return Labelled(root.resolve().name, train_x, train_y, test_x, test_y, names)
 
 
-def halves(root: Path, test_share: float) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """Training and test files by class."""
-    if not (root / "train").is_dir():
-        files = by_class(root)
-        cut = {name: max(1, round(len(paths) * (1 - test_share))) for name, paths in files.items()}
-        for name, paths in files.items():
-            if len(paths) < 2:
-                raise UserError(f"{root / name}: a class needs two images at least, one to train and one to test")
-            cut[name] = min(cut[name], len(paths) - 1)
-        return {n: p[: cut[n]] for n, p in files.items()}, {n: p[cut[n] :] for n, p in files.items()}
-    held = next((root / name for name in TEST_NAMES if (root / name).is_dir()), None)
-    if held is None:
-        raise UserError(f"{root}: has train/ but neither test/ nor val/")
-    trains, tests = by_class(root / "train"), by_class(held)
+def halves(root: Path, test_share: float = 0.2) -> tuple[Files, Files]:
+    """Training and test files by class: just what `load` reads."""
+    within("test_share", test_share, 0.01, 0.99)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; data_dir must name a folder of class folders")
+    train, test = part(root, TRAINS), part(root, TESTS)
+    if train is None and test is None:
+        return divided(root, by_class(root), test_share)
+    if test is None:
+        raise UserError(f"{root}: has {train.name}/ but neither test/ nor val/")  # type: ignore[union-attr]
+    if train is None:
+        raise UserError(f"{root}: has {test.name}/ but no train/")
+    trains, tests = by_class(train), by_class(test)
     if trains.keys() != tests.keys():
         odd = ", ".join(sorted(trains.keys() ^ tests.keys()))
-        raise UserError(f"{root}: train/ and {held.name}/ must hold the same classes; only one of them has {odd}")
+        raise UserError(
+            f"{root}: {train.name}/ and {test.name}/ must hold the same classes; only one of them has {odd}"
+        )
     return trains, tests
 
 
-def by_class(folder: Path) -> dict[str, list[Path]]:
-    """Image files below each class folder, sorted by name. Raises `UserError` if a class has none."""
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def part(root: Path, spellings: tuple[str, ...]) -> Path | None:
+    """The folder of class folders in `root` that is called like this; one with images is a class of that name."""
+    called = {plain(path): path for path in folders_in(root) if plain(path) in spellings}
+    return next((called[name] for name in spellings if name in called and not images_in(called[name], False)), None)
+
+
+def plain(path: Path) -> str:
+    """The name of a folder in small letters, without what joins words."""
+    return re.sub("[ _-]", "", path.name.lower())
+
+
+def divided(root: Path, files: Files, test_share: float) -> tuple[Files, Files]:
+    """The last `test_share` of every class for tests: at least one of its images, and not all."""
+    cut = {}
+    for name, paths in files.items():
+        if len(paths) < 2:
+            raise UserError(f"{root / name}: a class needs two images at least, one to train and one to test")
+        cut[name] = min(max(1, round(len(paths) * (1 - test_share))), len(paths) - 1)
+    return {n: p[: cut[n]] for n, p in files.items()}, {n: p[cut[n] :] for n, p in files.items()}
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder by name, linked ones too, but none that are hidden."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def by_class(folder: Path) -> Files:
+    """Image files below each class folder, sorted by name. Raises `UserError` for what is no folder of classes."""
+    classes = folders_in(folder)
     if len(classes) < 2:
         raise UserError(f"{folder}: {len(classes)} class folders; there must be two at least")
-    files = {path.name: sorted(images_in(path)) for path in classes}
-    for name, paths in files.items():
-        if not paths:
-            raise UserError(f"{folder / name}: no image in this class folder; known are {', '.join(sorted(ENDINGS))}")
+    if all(plain(path) in (*TRAINS, *TESTS) for path in classes):
+        named = ", ".join(path.name for path in classes)
+        raise UserError(f"{folder}: {named} are names of parts, not of classes; each must hold one folder a class")
+    files = {path.name: images_in(path) for path in classes}
+    for path in classes:
+        if not files[path.name]:
+            raise UserError(f"{path}: no image in this class folder; known are {', '.join(sorted(ENDINGS))}")
+        if not images_in(path, deep=False):
+            raise UserError(f"{path}: holds only folders; a class folder must hold images")
     return files
 
 
-def images_in(folder: Path) -> Iterator[Path]:
-    """Image files at any depth, but none that are hidden."""
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in ENDINGS and not hidden:
+def images_in(folder: Path, deep: bool = True) -> list[Path]:
+    """Image files by name, at any depth (else only right in the folder); hidden and linked folders are left alone."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            found += images_in(path) if deep and not path.is_symlink() else []
+        elif path.suffix.lower() in ENDINGS:
+            found.append(path)
+    return sorted(found)
+
+
+def summary(root: Path, trains: Files, tests: Files) -> str:
+    """One line: classes, images, and what is left out, counted and named."""
+    parts = [[path for paths in files.values() for path in paths] for files in (trains, tests)]
+    used = set(parts[0] + parts[1])
+    left = list(left_out(root, used, {parent for path in used for parent in path.parents}))
+    files, folders = [p for p in left if not p.is_dir()], [p for p in left if p.is_dir()]
+    said = [f"{len(trains)} classes, {len(parts[0])} + {len(parts[1])} images"]
+    for what, found in (("files", files), ("folders", folders)):
+        kinds = sorted({path.suffix or path.name if what == "files" else path.name for path in found})
+        kinds = kinds if len(kinds) < 6 else [*kinds[:5], "..."]
+        said += [f"{len(found)} {what if len(found) > 1 else what[:-1]} left out ({', '.join(kinds)})"] if found else []
+    return f"{root.resolve().name}: " + ", ".join(said)
+
+
+def left_out(folder: Path, used: set[Path], entered: set[Path]) -> Iterator[Path]:
+    """Files that were not read, and folders that nothing was read from."""
+    for path in sorted(folder.iterdir()):
+        if path in entered:
+            yield from left_out(path, used, entered)
+        elif path not in used:
             yield path
 
 

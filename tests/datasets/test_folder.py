@@ -340,3 +340,77 @@ def test_impossible_options_are_named(animals: Path, option: str, value: float) 
 
 def test_images_are_32_pixels_wide_unless_told(animals: Path) -> None:
     assert folder.load(animals).shape == (3, 32, 32)
+
+
+# --- parts under other names, what holds only folders, what is left out ---
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Train", "Test"), ("TRAIN", "TEST"), ("Training", "Testing"), ("training", "validation"), ("train", "valid"),
+        ("train", "Val"), ("train_set", "test_set"), ("Training Set", "Test Set"), ("train", "eval"), ("train", "dev"),
+    ],
+)  # fmt: skip
+def test_parts_are_known_by_their_usual_names(train: str, test: str, animals: Path) -> None:
+    expected = folder.load(animals, 4)
+    for old, new in (("train", train), ("test", test)):
+        (animals / old).rename(animals / f"{old} for now")
+        (animals / f"{old} for now").rename(animals / new)
+    data = folder.load(animals, 4)
+    assert data.names == ("ant", "bee")
+    assert torch.equal(data.train_x, expected.train_x) and torch.equal(data.test_x, expected.test_x)
+
+
+def test_a_train_is_a_class_too(tmp_path: Path) -> None:
+    for name in ("bus", "train", "test"):
+        for k in range(2):
+            grey(tmp_path / name / f"{k}.png", k)
+    assert folder.load(tmp_path, 4).names == ("bus", "test", "train")
+
+
+def test_parts_without_class_folders_are_refused(tmp_path: Path) -> None:
+    for name in ("Train", "Test"):
+        for k in range(2):
+            grey(tmp_path / name / f"{k}.png", k)
+    with pytest.raises(UserError, match="Test, Train are names of parts, not of classes"):
+        folder.load(tmp_path, 4)
+
+
+def test_a_test_folder_alone_is_refused(animals: Path) -> None:
+    (animals / "train").rename(animals / ".train")
+    with pytest.raises(UserError, match="has test/ but no train/"):
+        folder.load(animals, 4)
+
+
+@pytest.mark.parametrize("inner", [("ant",), ("ant", "bee")])
+def test_what_holds_only_folders_is_no_class(inner: tuple[str, ...], tmp_path: Path) -> None:
+    for outer in ("north", "south"):
+        for name in inner:
+            for k in range(2):
+                grey(tmp_path / outer / name / f"{k}.png", k)
+    with pytest.raises(UserError, match="north: holds only folders; a class folder must hold images"):
+        folder.load(tmp_path, 4)
+
+
+def test_a_line_says_what_was_found_and_what_was_left_out(animals: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder.load(animals, 4)
+    assert capsys.readouterr().out == f"{animals.name}: 2 classes, 5 + 3 images\n"
+    for name in ("a.jfif", "b.JFIF", "notes.txt"):
+        (animals / "train" / "ant" / name).write_bytes(b"?")
+    grey(animals / "val" / "ant" / "0.png", 1)
+    grey(animals / "train" / "bee" / ".thumbs" / "0.png", 1)
+    (animals / "train" / "bee" / "more").symlink_to(animals / "val" / "ant")
+    folder.load(animals, 4)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == (
+        f"{animals.name}: 2 classes, 5 + 3 images, 3 files left out (.JFIF, .jfif, .txt), "
+        "3 folders left out (.thumbs, more, val)"
+    )
+
+
+def test_a_linked_class_folder_is_read(animals: Path) -> None:
+    expected = folder.load(animals, 4)
+    (animals / "train" / "bee").rename(animals / "elsewhere")
+    (animals / "train" / "bee").symlink_to(animals / "elsewhere")
+    assert torch.equal(folder.load(animals, 4).train_x, expected.train_x)
