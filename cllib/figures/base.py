@@ -2,8 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
-from functools import wraps
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, wraps
 from textwrap import shorten
 from typing import Any, ParamSpec
 
@@ -12,6 +12,7 @@ import pandas as pd
 import seaborn as sns
 from IPython.core.getipython import get_ipython
 from IPython.core.pylabtools import print_figure
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -79,6 +80,31 @@ def bare(ax: Axes) -> Axes:
     """The same without ticks, and so without the style's grid: for pictures."""
     ax.set(xticks=[], yticks=[])
     return ax
+
+
+def class_names(names: Sequence[str]) -> list[str]:
+    """Names of classes as a picture can show them, whatever characters they hold.
+
+    A dollar sign begins no formula; what no font of this machine can draw is called by the number of its class.
+    """
+    lines = [" ".join(name.split()) for name in names]
+    fonts = [{font_of(character) for character in line} for line in lines]
+    more = {font for found in fonts if None not in found for font in found if font}
+    plt.rcParams["font.family"] = list(dict.fromkeys([*plt.rcParams["font.family"], *sorted(map(str, more))]))
+    return [
+        f"class {number}" if None in found or not line else line.replace("$", r"\$")
+        for number, (line, found) in enumerate(zip(lines, fonts, strict=True))
+    ]
+
+
+@cache
+def font_of(character: str) -> str | None:
+    """The font that can draw a character: "" for the usual one, else the name of another; None where there is none."""
+    usual = font_manager.findfont(font_manager.FontProperties())
+    if ord(character) in font_manager.get_font(usual).get_charmap():
+        return ""
+    every = [f for f in font_manager.fontManager.ttflist if not f.name.startswith("Last Resort")]  # that draws boxes
+    return next((f.name for f in every if ord(character) in font_manager.get_font(f.fname).get_charmap()), None)
 
 
 def style() -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
-from cllib.figures.base import CLASS_COLOURS, bare, closed
+from cllib.figures.base import CLASS_COLOURS, bare, class_names, closed
 from cllib.metrics import interval
 from cllib.results import Record
 
@@ -31,14 +31,15 @@ def questions(
     all are shown.
     """
     tasks, each = len(pictures), len(pictures[0])
+    words, short = ([class_names([name[:length] for name in task]) for task in names] for length in (None, 8))
     figure, axes = plt.subplots(1, tasks * each, figsize=(1.15 * tasks * each, 1.6 + 0.16 * len(scenarios)))
     for k, ax in enumerate(axes):
         task, place = divmod(k, each)
         image = pictures[task][place].float()
         bare(ax).imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray")
         ax.set_title(f"task {task + 1}" if place == 0 else "", fontsize="small", loc="left")
-        lines = [_answers(scenario, task, place, names, classes or each) for scenario in scenarios]
-        ax.set_xlabel("\n".join([names[task][place], *lines]), fontsize=7)
+        lines = [_answers(scenario, task, place, short, classes or each) for scenario in scenarios]
+        ax.set_xlabel("\n".join([words[task][place], *lines]), fontsize=7)
     asked = "     ".join(ASKED[scenario] for scenario in scenarios)
     figure.suptitle(asked, fontsize=9)
     return figure
@@ -47,7 +48,7 @@ def questions(
 def _answers(scenario: str, task: int, place: int, names: Sequence[Sequence[str]], classes: int) -> str:
     """The right answer to a scenario's question, and of how many."""
     answer = str(place) if scenario == "domain" else names[task][place]
-    return f"{scenario}: {answer[:8]} of {classes * (task + 1) if scenario == 'class' else classes}"
+    return f"{scenario}: {answer} of {classes * (task + 1) if scenario == 'class' else classes}"
 
 
 @closed

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from cllib.figures.base import CLASS_COLOURS, bare, closed
+from cllib.figures.base import CLASS_COLOURS, bare, class_names, closed
 from cllib.metrics import grouped, interval, row_normalised
 from cllib.results import Record
 from cllib.streams import Stream
@@ -17,6 +17,7 @@ from cllib.streams import Stream
 @closed
 def films(stream: Stream, names: Sequence[str], batches: Sequence[int] = (0, 1, 2, 3), images: int = 20) -> Figure:
     """Images of some batches and of the tests, evenly spread: a row each, with the classes that come in it."""
+    names = class_names(names)
     parts = {f"batch {k}": stream.experiences[k] for k in batches} | {"tests": stream.tests[0]}
     figure, axes = plt.subplots(len(parts), images, figsize=(0.62 * images, 0.72 * len(parts)), squeeze=False)
     for line, (title, part) in zip(axes, parts.items(), strict=True):
@@ -94,8 +95,8 @@ def confusions(record: Record, names: Sequence[str], categories: Sequence[str]) 
             annot=few,
             fmt=".2f",
             annot_kws={"size": 7},
-            xticklabels=labels if few else 5,
-            yticklabels=labels if few else 5,
+            xticklabels=class_names(labels) if few else 5,
+            yticklabels=class_names(labels) if few else 5,
         )
         kind = "categories" if few else "classes"
         ax.set(xlabel="answer", ylabel="true", title=f"{record.label}, {len(labels)} {kind} (n = {record.n})")

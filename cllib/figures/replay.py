@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cllib.attention import photo
-from cllib.figures.base import CLASS_COLOURS, bare, closed
+from cllib.figures.base import CLASS_COLOURS, bare, class_names, closed
 from cllib.metrics import Array, interval, row_normalised
 from cllib.results import Record
 
@@ -22,7 +22,7 @@ def dreams(ages: Sequence[Mapping[int, Tensor]], names: Sequence[str]) -> Figure
 
     ages: after each task, images `[n, C, H, W]` by class.
     """
-    each = len(next(iter(ages[0].values())))
+    each, names = len(next(iter(ages[0].values()))), class_names(names)
     figure, axes = plt.subplots(
         len(names), len(ages), figsize=(0.42 * each * len(ages) + 0.8, 0.46 * len(names) + 0.5), squeeze=False
     )
@@ -45,7 +45,7 @@ def dreams(ages: Sequence[Mapping[int, Tensor]], names: Sequence[str]) -> Figure
 def cloud(points: Array, labels: Sequence[int], dreamed: Sequence[bool], names: Sequence[str]) -> Figure:
     """Real samples (dots) and dreamed ones (crosses) in two dimensions, `points: [n, 2]`, coloured by class."""
     figure, ax = plt.subplots(figsize=(7.5, 5.4))
-    label, made = np.asarray(labels), np.asarray(dreamed)
+    label, made, names = np.asarray(labels), np.asarray(dreamed), class_names(names)
     colours = sns.color_palette("husl", len(names))
     for c, name in enumerate(names):
         for kind, marker, size in ((False, "o", 14), (True, "x", 18)):
@@ -65,7 +65,7 @@ def competition(record: Record, runner: Tensor, names: Sequence[str]) -> Figure:
     parts = ((shares, f"{record.label}: taken for (n = {record.n})"), (runner.cpu().numpy(), "runner-up in dreams"))
     for ax, (matrix, title) in zip(axes, parts, strict=True):
         few = len(names) <= 20
-        labels = list(names) if few else "auto"
+        labels = class_names(names) if few else "auto"
         sns.heatmap(
             matrix,
             ax=ax,
@@ -91,6 +91,7 @@ def competition(record: Record, runner: Tensor, names: Sequence[str]) -> Figure:
 def open_units(first: Tensor, second: Tensor, names: Sequence[str]) -> Figure:
     """Which hidden units of the decoder each context may use (white), and which share of them two contexts share."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.4), width_ratios=(2, 2, 1.25))
+    names = class_names(names)
     for ax, gate, title in zip(axes, (first, second), ("first layer", "second layer"), strict=False):
         g = gate.cpu().numpy()
         ax.imshow(g, aspect="auto", cmap="gray", interpolation="none")

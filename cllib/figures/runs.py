@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cllib.errors import UserError
-from cllib.figures.base import CLASS_COLOURS, closed
+from cllib.figures.base import CLASS_COLOURS, class_names, closed
 from cllib.figures.plane import ends
 from cllib.metrics import interval
 from cllib.results import Record
@@ -103,12 +103,16 @@ def stability(records: Sequence[Record]) -> Figure:
 
 @closed
 def confused(record: Record, names: Sequence[str] | None = None) -> Figure:
-    """What samples of each class (row) were taken for (column) at the end, as shares of the row, all seeds together."""
+    """What samples of each class (row) were taken for (column) at the end, as shares of the row, all seeds together.
+
+    names: of the classes, where the record has none or other ones are wanted.
+    """
+    names = names or record.names
     counts = np.sum(record.confusion, 0)  # [C, C]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 3 + 0.12 * len(shares)
     figure, ax = plt.subplots(figsize=(side + 0.8, side))
-    labels = list(names) if names is not None and len(names) <= 20 else "auto"
+    labels = class_names(names) if 0 < len(names) <= 20 else "auto"
     sns.heatmap(shares, ax=ax, vmin=0, vmax=1, cmap="cividis", square=True, xticklabels=labels, yticklabels=labels)
     ax.set(title=f"{record.label} (n = {record.n})", xlabel="answer", ylabel="class")
     return figure
