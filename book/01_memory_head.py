@@ -47,7 +47,7 @@ from cllib.watching import Snapshots
 
 started = time.perf_counter()
 figures.style()
-Markdown(front.head("01_memory_head"))
+front.show_head("01_memory_head")
 
 # %% [markdown]
 # ## The idea
@@ -174,7 +174,7 @@ on = partial(
     track_every=p.track_every,
     progress=p.profile == "paper",
 )
-Markdown("**This copy:** " + results.this_run(p))
+front.this_copy(chapter, p)
 
 # %% [markdown]
 # ## The data

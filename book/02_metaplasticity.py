@@ -51,7 +51,7 @@ from cllib.streams.base import inputs
 
 started = time.perf_counter()
 figures.style()
-Markdown(front.head("02_metaplasticity"))
+front.show_head("02_metaplasticity")
 
 # %% [markdown]
 # ## The idea
@@ -194,7 +194,7 @@ on = partial(
     progress=p.profile == "paper",
 )
 published = ledger.published(chapter)
-Markdown("**This copy:** " + results.this_run(p))
+front.this_copy(chapter, p)
 
 # %% [markdown]
 # ## The data

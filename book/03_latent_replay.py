@@ -63,7 +63,7 @@ from cllib.training import train
 
 started = time.perf_counter()
 figures.style()
-Markdown(front.head("03_latent_replay"))
+front.show_head("03_latent_replay")
 
 # %% [markdown]
 # ## The idea
@@ -190,7 +190,7 @@ on = partial(
 )
 light = partial(on, exam_every=10)  # for the smaller tables
 base = p.recipe()
-Markdown("**This copy:** " + results.this_run(p))
+front.this_copy(chapter, p)
 
 # %% [markdown]
 # ## The data
@@ -280,8 +280,9 @@ if "main" in p.parts:
     everything = replace(merged(stream), name=stream.name)
     main += on("main", everything, {"cumulative": p.cumulative()}, p.runs)
     if not p.native:  # from beforehand, if it was the same in everything else
-        told = p.replaying_images().describe(), results.stream_hash(stream), p.runs
-        main += [r for r in measured if (r.learner, r.data, r.seeds) == told]
+        told = {"label": "images replayed", "learner": p.replaying_images().describe()}
+        told |= {"data": results.stream_hash(stream), "seeds": p.runs}
+        main += results.same(measured, **told)
     display(figures.along(main, np.array(known) / stream.classes))
 
 # %% tags=["full-width"]

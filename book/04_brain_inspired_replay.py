@@ -57,7 +57,7 @@ from cllib.training import train
 
 started = time.perf_counter()
 figures.style()
-Markdown(front.head("04_brain_inspired_replay"))
+front.show_head("04_brain_inspired_replay")
 
 # %% [markdown]
 # ## The idea
@@ -180,7 +180,7 @@ on = partial(
 )
 light, base = p.light, p.recipe()
 steps = light.trained("naive", None, light.plain()).iterations
-Markdown("**This copy:** " + results.this_run(p))
+front.this_copy(chapter, p)
 
 # %% [markdown]
 # ## The data
@@ -365,7 +365,7 @@ if "scenarios" in p.parts:
 # Measured beforehand, at full length: split MNIST as published, and two of the reference runs' streams.
 
 # %% tags=["full-width"]
-longer = [r for r in measured if r.experiment == "main"]
+longer = results.same(measured, experiment="main")
 if longer:
     display(results.wide(longer))
     print("n =", *sorted({f"{r.n} ({r.stream})" for r in longer}))
@@ -374,7 +374,7 @@ if longer:
 # Half the bits: the same runs with matrices multiplied in bfloat16 (`halved`), and the difference paired by seed.
 
 # %%
-half = [r for r in measured if r.experiment == "bfloat16"]
+half = results.same(measured, experiment="bfloat16")
 for record in half:
     twin = next(
         r for r in longer if (r.stream, r.label) == (record.stream, record.label)
@@ -456,16 +456,15 @@ if p.exaggerates:
 kinds = {"reconstructions": "reconstructions, {}", "repulsion": "repulsion, JS, {}"}
 weights_of = {"1e-6": 1e-6, "1e-2": 1e-2, ".1": 0.1, "1": 1.0, "100": 100.0}
 twin = [r for r in main if r.label == "BI-R"]
-long = {
-    r.label: r
-    for r in measured
-    if (r.experiment, r.stream) == ("reference", stream.name)
-}
-long = {
-    k: r
-    for k, r in long.items()
-    if twin and (r.seeds, r.ends) == (twin[0].seeds, twin[0].ends)
-}
+long = {}
+if twin:
+    told = {"seeds": twin[0].seeds, "ends": twin[0].ends}
+    long = {
+        r.label: r
+        for r in results.same(
+            measured, experiment="reference", stream=stream.name, **told
+        )
+    }
 if long:
     shown_at = {
         kind: {

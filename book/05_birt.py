@@ -55,7 +55,7 @@ from cllib.watching import Lag
 
 started = time.perf_counter()
 figures.style()
-Markdown(front.head("05_birt"))
+front.show_head("05_birt")
 
 # %% [markdown]
 # ## The idea
@@ -180,7 +180,7 @@ on = partial(
     progress=p.profile == "paper",
 )
 light, base = p.light, p.birt()
-Markdown("**This copy:** " + results.this_run(p))
+front.this_copy(chapter, p)
 
 # %% [markdown]
 # ## The settings
@@ -269,7 +269,7 @@ if main:
 # The same with 30 epochs a task and images shifted at random by a pixel, measured beforehand:
 
 # %% tags=["hide-input"]
-longer = [r for r in measured if r.experiment == "main"]
+longer = results.same(measured, experiment="main")
 for where in dict.fromkeys(r.stream for r in longer):
     own = [r for r in longer if r.stream == where]
     print(f"{where}: {own[0].learner['epochs']} epochs a task")
@@ -397,7 +397,7 @@ if "noise" in p.parts:
 # most of them losses are weighted by the shares of old and new classes, as in the released program.
 
 # %%
-long = [r for r in measured if r.experiment == "reference" and r.stream == stream.name]
+long = results.same(measured, experiment="reference", stream=stream.name)
 if long:
     display(figures.intervals(long, ["Acc", "before fine-tuning: Acc"]))
 
@@ -591,7 +591,7 @@ pairs += [
 pairs += [("noise", f"A: attention, {std:g}", "none") for std in p.stds]
 pairs += [("reference", "labels .5, shares", "all noises, A 1, shares")]
 made = results.load(runs)
-full = [r for r in measured if r.stream == stream.name]
+full = results.same(measured, stream=stream.name)
 shown = pd.concat(
     [
         results.paired(made, pairs, "here"),

@@ -36,7 +36,7 @@ from cllib.streams.base import inputs
 
 started = time.perf_counter()
 figures.style()
-Markdown(front.head("06_side_by_side"))
+front.show_head("06_side_by_side")
 
 # %% [markdown]
 # ## The idea
@@ -94,7 +94,7 @@ on = partial(
     workers=p.crew,
     progress=p.profile == "paper",
 )
-Markdown("**This copy:** " + results.this_run(p))
+front.this_copy(chapter, p)
 
 # %% [markdown]
 # ## The data

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 FOLDER = click.Path(path_type=Path)
 Command = Callable[..., None]
-PLACES = ("data_dir", "weights", "backbone_weights")  # parameters that may name something on this machine
 
 
 class BadInput(click.ClickException):
@@ -125,9 +124,12 @@ def away(
     cluster.join(on, None, gpus, max(map(cluster.cores_of, given.values())))
     click.echo(f"sent to {on}: {', '.join(given)}")
     failed = []
-    for name, why in cluster.execute(given, profile, gpus, book, out):
-        failed += [] if why is None else [why]
-        click.echo(f"{name}: {profile} profile {'done' if why is None else 'failed'}: {out / profile}")
+    with ExitStack() as held:
+        for name in given:
+            held.enter_context(notebooks.at_work(name, out.resolve() / profile))
+        for name, why in cluster.execute(given, profile, gpus, book, out):
+            failed += [] if why is None else [why]
+            click.echo(f"{name}: {profile} profile {'done' if why is None else 'failed'}: {out / profile}")
     if failed:
         raise click.ClickException("\n".join(failed))
 
@@ -135,7 +137,7 @@ def away(
 def checked(name: str, profile: str, pairs: dict[str, str]) -> dict[str, object]:
     """Return the typed parameters of a chapter; raises `UserError` for what the chapter does not know or allow."""
     values = chapters.parse(name, pairs)
-    for place in PLACES:
+    for place in chapters.PLACES:
         # A kernel works in another folder than the one in which the name was typed.
         if values.get(place) is not None and Path(values[place]).exists():
             values[place] = str(Path(values[place]).resolve())

@@ -1,7 +1,7 @@
 """Several learners on one stream with the same seeds: run together where they can be, kept, never run twice."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from inspect import signature
 from itertools import product
@@ -14,13 +14,14 @@ import torch
 
 from cllib import results, runs
 from cllib.checkpoints import Keeper, read
+from cllib.datasets.files import checksum, hash_arrays, is_file
 from cllib.errors import UserError, one_of, whole
 from cllib.feeds import Batches, Online
-from cllib.fingerprint import code_hash
+from cllib.fingerprint import code_hash, is_foreign
 from cllib.learners.heads import LearnerConfig, build
 from cllib.learners.heads.vanilla import Vanilla
 from cllib.models.memory_head import PER_RUN, MemoryHeadConfig
-from cllib.randomness import generator
+from cllib.randomness import generator, seeded
 from cllib.recipes import Recipe
 from cllib.results import Record, records
 from cllib.streams.base import Experience, Stream, flattened, orders
@@ -44,12 +45,14 @@ OPTIONS = (
 class Program:
     """What is run in one go: one run of a network, or R (configuration, seed) pairs of chapter 1, configuration-major.
 
-    order: "published", or "own": every run draws its sample order inside experiences from its seed.
+    order: "published", or "own": every run draws its sample order inside experiences from its seed. weights: what
+    stands for the initial values of a network of the reader's own (`initial_weights`).
     """
 
     configs: tuple[Config, ...]
     seeds: tuple[int, ...]
     order: str = "own"
+    weights: str = ""
 
     @property
     def recipe(self) -> Recipe | None:
@@ -58,8 +61,9 @@ class Program:
         return first if isinstance(first, Recipe) else None
 
     def describe(self) -> list[dict[str, Any]]:
-        """Every configuration as plain values."""
-        return [described(config) for config in self.configs]
+        """Every configuration as plain values; of what these name on this machine, the content."""
+        told = [described(config) for config in self.configs]
+        return [each | {"initial weights": self.weights} for each in told] if self.weights else told
 
     def labels(self) -> list[str]:
         """What the configurations are called where nobody names them."""
@@ -115,10 +119,36 @@ def start_heads(
 
 
 def described(config: Config) -> dict[str, Any]:
-    """A configuration as plain values."""
+    """A configuration as plain values, with the checksum of every file that one of them names."""
     if isinstance(config, Recipe):
-        return config.describe()
-    return {**asdict(config), "head": {"model": type(config.head).__name__, **asdict(config.head)}}
+        told = config.describe()
+    else:
+        told = {**asdict(config), "head": {"model": type(config.head).__name__, **asdict(config.head)}}
+    files = {text: checksum(text, "sha256") for text in texts_in(told) if is_file(text)}
+    return told | {"files": files} if files else told
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text in a tree of plain values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from texts_in(item)
+
+
+def initial_weights(config: Config, stream: Stream) -> str:
+    """What stands for the values that a network of the reader's own starts from; "" for the networks of this package.
+
+    Whatever `build` reads, and wherever it finds it, counts by its content, for it is built and looked at; one that
+    takes long to build can have a method `fingerprint()` that says it instead.
+    """
+    network = config.network if isinstance(config, Recipe) else None
+    if network is None or hasattr(network, "fingerprint") or not is_foreign(type(network)):
+        return ""
+    with seeded(0, "init"):
+        state = network.build(stream.shape, stream.classes).state_dict()
+    return hash_arrays(*(state[name] for name in sorted(state) if isinstance(state[name], torch.Tensor)))
 
 
 def run(
@@ -139,14 +169,17 @@ def run(
     return train(learner, stream, feed, **options)
 
 
-def programs(learners: Mapping[str, Config], seeds: Sequence[int], order: str) -> list[tuple[tuple[str, ...], Program]]:
+def programs(
+    learners: Mapping[str, Config], seeds: Sequence[int], order: str, stream: Stream
+) -> list[tuple[tuple[str, ...], Program]]:
     """Programs that make every learner with every seed, each with the labels of its configurations."""
     found: list[tuple[tuple[str, ...], Program]] = []
     for group in together({name: c for name, c in learners.items() if isinstance(c, LearnerConfig)}):
         found.append((tuple(group), Program(tuple(group.values()), tuple(seeds), order)))
     for label, config in learners.items():
         if isinstance(config, Recipe):
-            found += [((label,), Program((config,), (seed,))) for seed in seeds]
+            weights = initial_weights(config, stream)
+            found += [((label,), Program((config,), (seed,), weights=weights)) for seed in seeds]
     return found
 
 
@@ -157,9 +190,23 @@ def parameters_of(program: Program, **options: Any) -> dict[str, Any]:
     return {"configs": program.describe(), "seeds": list(program.seeds), "order": program.order, **setting}
 
 
-def address_of(program: Program, data: str, device: str, **options: Any) -> str:
-    """Where the result of a program is kept (`runs.address`). data: the stream's hash."""
-    return runs.address(parameters_of(program, **options), data, program.code(), torch.device(device).type)
+def key_of(program: Program, data: str, device: str, threads: int | None = None, **options: Any) -> dict[str, Any]:
+    """All that tells the result of a program from others, as plain values: the arguments of `runs.address`.
+
+    data: the stream's hash; threads: that it is run with, those of this process where None.
+    """
+    return {
+        "parameters": parameters_of(program, **options),
+        "data": data,
+        "code": program.code(),
+        "device": torch.device(device).type,
+        "threads": threads or torch.get_num_threads(),
+    }
+
+
+def address_of(program: Program, data: str, device: str, threads: int | None = None, **options: Any) -> str:
+    """Where the result of a program is kept (`runs.address`); arguments as in `key_of`."""
+    return runs.address(**key_of(program, data, device, threads, **options))
 
 
 def execute(
@@ -179,14 +226,14 @@ def execute(
     copied: see `checkpoints.Keeper`; tensorboard: folder for event files; options: of `training.train`. Raises
     UserError for a damaged checkpoint or record.
     """
-    parameters, address = parameters_of(program, **options), address_of(program, data, device, **options)
+    key = key_of(program, data, device, **options)
+    address = runs.address(**key)
     options = {**program.defaults(), **options}
-    setting = {name: parameters[name] for name in MATTERING}
-    code, kind = program.code(), torch.device(device).type
+    setting = {name: key["parameters"][name] for name in MATTERING}
     with runs.claimed(store / address) as folder:
         made = results.kept(folder)
         if made is None:
-            runs.describe(folder, {**parameters, "stream": stream.name, "data": data, "code": code, "device": kind})
+            runs.describe(folder, {**key, "stream": stream.name})
             keeper = Keeper(folder / "checkpoint.pt", address, checkpoint_every, program.recipe is not None, copied)
             if tensorboard is not None:
                 logs = [TensorBoard(Path(tensorboard) / program.name(stream) / address), options.get("log")]
@@ -195,7 +242,15 @@ def execute(
             learner, feed = program.start(shown, device)
             outcome = train(learner, shown, feed, keeper=keeper, **options)
             made = records(
-                stream, program.describe(), program.seeds, outcome, device, program.order, data, code, address
+                stream,
+                key["parameters"]["configs"],
+                program.seeds,
+                outcome,
+                device,
+                program.order,
+                data,
+                key["code"],
+                address,
             )
             pairs = zip(made, program.labels(), strict=True)
             made = [replace(record, label=label, measuring=setting) for record, label in pairs]
@@ -230,7 +285,7 @@ def compare(
     check(seeds, order, device, options, workers)
     stream = stream.to(device)
     data, made = results.stream_hash(stream), dict[str, list[Record]]()
-    asked = programs(learners, seeds, order)
+    asked = programs(learners, seeds, order, stream)
     every = shared(
         [program for _, program in asked], stream, data, Path(store or runs.store()), device, workers, options
     )
@@ -285,7 +340,7 @@ def shared(
         return [execute(*job(program), **options) for program in asked]
     if workers == 1 or len(asked) == 1:
         return [alone(*job(program), **options) for program in asked]
-    found = [results.kept(store / address_of(program, data, device, **options)) for program in asked]
+    found = [results.kept(store / address_of(program, data, device, 1, **options)) for program in asked]
     missing = [program for program, made in zip(asked, found, strict=True) if made is None]
     options = {**options, "progress": False}  # bars of several processes would write over each other
     # What is large is written once, and seen by all processes, instead of being sent with every run.

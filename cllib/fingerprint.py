@@ -11,9 +11,11 @@ import functools
 import hashlib
 import importlib
 import inspect
+import operator
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -41,10 +43,41 @@ class Registry(dict[str, Any]):
 
 def code_hash(*parts: Any) -> str:
     """16 hex digits of classes, functions, modules and other values, and of all code that they use."""
-    found: dict[int, tuple[Any, str]] = {}
     first = [piece for part in parts for piece in value_of("part", part)]
     texts = [piece for piece in first if isinstance(piece, str)]
-    waiting = [piece.thing for piece in first if isinstance(piece, Use)]
+    things = tuple({id(piece.thing): piece.thing for piece in first if isinstance(piece, Use)}.values())
+    return hashlib.sha256("\n".join([*texts, *known(things)]).encode()).hexdigest()[:16]
+
+
+KNOWN: dict[tuple[int, ...], tuple[tuple[Any, ...], list[Any], list[str]]] = {}
+
+
+def known(things: tuple[Any, ...]) -> list[str]:
+    """`texts_of` these things, read once a process; again where a cell, a patch or a reload bound any name anew."""
+    key = tuple(map(id, things))
+    if key in KNOWN:
+        _, before, texts = KNOWN[key]
+        now = bound()
+        if len(now) == len(before) and all(map(operator.is_, now, before)):
+            return texts
+    texts, foreign = texts_of(things)
+    if not foreign:  # the reader's own code: what a cell changed inside a list or an object would not be seen
+        KNOWN[key] = things, bound(), texts
+    return texts
+
+
+def bound() -> list[Any]:
+    """Everything that this package's modules and classes hold right now, and the code of their functions."""
+    modules = [module for name, module in list(sys.modules.items()) if name.split(".")[0] == HERE]
+    held = [value for module in modules for value in vars(module).values()]
+    held += [value for kind in held if inspect.isclass(kind) and counts(kind) for value in vars(kind).values()]
+    return [*held, *(getattr(value, "__code__", None) for value in held)]
+
+
+def texts_of(things: Iterable[Any]) -> tuple[list[str], bool]:
+    """What the code of some things says, and all that it uses; and whether any of it is not this package's."""
+    found: dict[int, tuple[Any, str]] = {}
+    waiting = list(things)
     while waiting:
         part = waiting.pop()
         if id(part) not in found and counts(part):
@@ -52,8 +85,26 @@ def code_hash(*parts: Any) -> str:
             said = repr([piece for piece in pieces if isinstance(piece, str)])
             found[id(part)] = part, f"{name_of(part)} {said}"
             waiting += [piece.thing for piece in pieces if isinstance(piece, Use)]
-    texts += sorted(text for _, text in found.values())
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+    foreign = [part for part, _ in found.values() if is_foreign(part)]
+    versions = {text for part in foreign for text in libraries(part)}
+    return [*sorted(text for _, text in found.values()), *sorted(versions)], bool(foreign)
+
+
+def libraries(part: Any) -> Iterator[str]:
+    """Name and version of the installed libraries that a piece of the reader's own code refers to or imports."""
+    code = getattr(part, "__code__", None)
+    things = [piece.thing for piece in uses(part) if isinstance(piece, Use)]
+    named = {thing.__name__ if inspect.ismodule(thing) else name_of(thing) for thing in things}
+    for root in {name.split(".")[0] for name in named | (set() if code is None else names_in(code))}:
+        yield from (f"{name} {metadata.version(name)}" for name in distributions().get(root, ()))
+
+
+distributions = functools.cache(metadata.packages_distributions)
+
+
+def is_foreign(part: Any) -> bool:
+    """Whether a class or function is not this package's."""
+    return name_of(part).split(".")[0] != HERE
 
 
 class Use:

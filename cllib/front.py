@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
+from typing import Any
 
+from IPython.display import Markdown, display, update_display
 from nbformat import NotebookNode
 
 from cllib import ledger, results, runs
-from cllib.chapters import usual_device
+from cllib.chapters import changed, usual_device
 from cllib.errors import UserError
 
 TIMES = runs.ROOT / "data" / "times.json"
@@ -32,8 +34,28 @@ def clock(seconds: float) -> str:
     return f"{int(seconds + 0.5) // 60}:{int(seconds + 0.5) % 60:02d}"
 
 
-def head(chapter: str) -> str:
-    """A chapter's head block, in Markdown: measured times, where; this copy's date, commit, device and versions."""
+def show_head(chapter: str) -> None:
+    """Show a chapter's head; `this_copy` completes it once the parameters are known."""
+    display(Markdown(head(chapter)), display_id="head")
+
+
+def this_copy(chapter: str, settings: Any) -> Markdown:
+    """A line that says what this copy is made with; the head above says it too, from now on."""
+    update_display(Markdown(head(chapter, settings)), display_id="head")
+    return Markdown(f"**This copy:** {results.this_run(settings)}. **Parameters:** {parameters(settings)}.")
+
+
+def parameters(settings: Any) -> str:
+    """Every parameter that is not as its profile has it."""
+    said = [f"`{name} = {own}` (not {default})" for name, (own, default) in changed(settings).items()]
+    return ", ".join(said) or f"as the {settings.profile} profile has them"
+
+
+def head(chapter: str, settings: Any = None) -> str:
+    """A chapter's head block, in Markdown: measured times, where; this copy's date, commit, device and versions.
+
+    settings: also the profile, and every parameter that is not as it has it.
+    """
     where = json.loads(TIMES.read_text())["where"]
     took = ", ".join(f"`{profile}` {clock(seconds)}" for profile, seconds in times(chapter).items())
     versions = ", ".join(f"{name} {number}" for name, number in runs.versions().items())
@@ -42,6 +64,7 @@ def head(chapter: str) -> str:
         "this copy": f"{date.today().isoformat()}, commit {results.commit()}, {results.device_name(usual_device())}",
         "versions": versions,
     }
+    rows |= {} if settings is None else {"profile": settings.profile, "parameters": parameters(settings)}
     return "\n".join(f"- **{name}:** {text}" for name, text in rows.items())  # MyST-NB shows no tables in outputs
 
 

@@ -4,10 +4,11 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import joblib
 import jupytext
@@ -18,9 +19,11 @@ from jupytext.cli import jupytext as jupytext_command
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
-from cllib import runs
+from cllib import chapters, runs
+from cllib.datasets import folder
+from cllib.datasets.files import checksum, locked
 from cllib.errors import UserError
-from cllib.interactive import HEADLESS
+from cllib.results import RECORDS
 from cllib.threads import cores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,33 +55,71 @@ def run(
     `ChapterFailed` where the run stops; what was executed is then kept as `name.failed.ipynb`.
     """
     part, done, failed, previous = copies(name, profile, out)
-    if not fresh and unchanged(name, profile, given, book, out):
-        return done
     notebook = source(name, book)
-    made_of = stamp(notebook, profile, given)
-    start(notebook, part, done, previous)
-    os.environ["CLLIB_ARTIFACTS"] = str(out.resolve())  # the kernel inherits it: run records go beside the copy
-    os.environ[HEADLESS] = "1"
-    try:
-        papermill.execute_notebook(
-            part,
-            part,
-            {"profile": profile, **{key: plain(value) for key, value in given.items()}},
-            kernel_name="python3",
-            language="python",
-            cwd=ROOT,
-            progress_bar=bar(name),
-            # It listens on this machine only, and is interrupted when it is done: its words on that help no reader.
-            extra_arguments=["--log-level=CRITICAL"],
-        )
-        mark(part, made_of, done.parent / "records" / name)
-        os.replace(part, done)
-    except Exception as error:
-        part.replace(failed)
-        raise ChapterFailed(f"{name} failed: {reason(error)}; the executed copy is {failed}") from error
-    failed.unlink(missing_ok=True)
-    previous.unlink(missing_ok=True)
+    settings = asked(name, profile, given, notebook)
+    with at_work(name, done.parent):
+        made_of = stamp(notebook, profile, given, contained(settings))
+        records = done.parent / "records" / name
+        if not fresh and stamped(done, records) == made_of:
+            return done
+        start(notebook, part, done, previous)
+        # The kernel inherits where runs are kept, and where its records go: beside the copy.
+        os.environ |= {"CLLIB_ARTIFACTS": str(out.resolve()), RECORDS: str(records)}
+        try:
+            papermill.execute_notebook(
+                part,
+                part,
+                {"profile": profile, **{key: plain(value) for key, value in given.items()}},
+                kernel_name="python3",
+                language="python",
+                cwd=ROOT,
+                progress_bar=bar(name),
+                # It listens on this machine only, and is interrupted when it is done: its words on that help no reader.
+                extra_arguments=["--log-level=CRITICAL"],
+            )
+            mark(part, made_of, records)
+            os.replace(part, done)
+        except Exception as error:
+            part.replace(failed)
+            raise ChapterFailed(f"{name} failed: {reason(error)}; the executed copy is {failed}") from error
+        finally:
+            del os.environ[RECORDS]
+        failed.unlink(missing_ok=True)
+        previous.unlink(missing_ok=True)
     return done
+
+
+def asked(name: str, profile: str, given: Mapping[str, object], notebook: NotebookNode) -> Any:
+    """Return the parameters that a run will have: the profile's, those in the notebook's cell of them, `given`.
+
+    Raises `UserError` where there is no such cell, or it names or holds what the chapter does not know or allow.
+    """
+    cells = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise UserError(
+            f'{name}: {len(cells)} cells with the tag "parameters"; there must be one, for values to come after'
+        )
+    space: dict[str, Any] = {}
+    try:
+        exec(cells[0], space)
+    except Exception as error:
+        raise UserError(f"{name}: its cell of parameters stops ({type(error).__name__}: {error})") from error
+    own = {key: value for key, value in space.items() if key in chapters.assigned(cells[0]) and key != "profile"}
+    return chapters.settings(name, profile, **{key: chapters.located(key, v) for key, v in {**own, **given}.items()})
+
+
+@contextmanager
+def at_work(name: str, folder: Path) -> Iterator[None]:
+    """Hold a chapter's copy and records in a profile's folder, which one process at a time may make or read."""
+    lock = folder.parent / ".locks" / f"{folder.name}-{name}"
+    try:
+        for needed in (folder, lock.parent):
+            needed.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}; choose another folder with --out") from error
+    with locked(lock, f"{name}: another process is at work on it in {folder}; waiting for it"):
+        yield
 
 
 def run_all(
@@ -119,28 +160,60 @@ def _timed(
 
 
 def unchanged(name: str, profile: str, given: Mapping[str, object], book: Path = BOOK, out: Path = ARTIFACTS) -> bool:
-    """Return whether the executed copy is what another run would make; raises `UserError` where there is no chapter."""
+    """Return whether the executed copy is what another run would make; raises `UserError` as `run` does."""
     _, done, _, _ = copies(name, profile, out)
-    return stamped(done, done.parent / "records" / name) == stamp(source(name, book), profile, given)
+    notebook = source(name, book)
+    made_of = stamp(notebook, profile, given, contained(asked(name, profile, given, notebook)))
+    return stamped(done, done.parent / "records" / name) == made_of
 
 
-def stamp(notebook: NotebookNode, profile: str, given: Mapping[str, object]) -> str:
+def stamp(
+    notebook: NotebookNode, profile: str, given: Mapping[str, object], places: Iterable[tuple[str, str]] = ()
+) -> str:
     """Return 16 hex digits of all that an executed copy depends on: the chapter, its parameters, code, data, versions.
 
-    Any change in any file of `cllib` or `data` counts, and in whatever a parameter names that lies on this machine, as
-    a folder of images does, by name, size and time. Data that was downloaded does not: it is known by its checksums.
+    Any change in any file of `cllib` or `data` counts, and in `places`, what parameters name that lies on this machine
+    (`contained`). Data that was downloaded does not: it is known by its checksums.
     """
-    local = [touched(Path(value)) for value in given.values() if isinstance(value, str) and Path(value).exists()]
-    told = [contents(notebook), profile, sorted(given.items()), local, runs.versions(), torch.cuda.is_available()]
+    told = [contents(notebook), profile, sorted(given.items()), runs.versions(), torch.cuda.is_available()]
+    told += [torch.get_num_threads(), sorted(places)]
     files = digest(ROOT / "cllib", "*.py"), digest(ROOT / "data")
     return hashlib.sha256(repr([*told, *files]).encode()).hexdigest()[:16]
 
 
-def touched(path: Path) -> list[tuple[str, int, int]]:
-    """Return name, size and time of last change of a file, or of all files in a folder."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    told = [(file, file.stat()) for file in files if file.is_file()]
-    return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in told]
+def contained(settings: Any) -> Iterator[tuple[str, str]]:
+    """Yield (path, what is in it) of the files that the parameters name.
+
+    Of a file and of the reader's own images, just those that are read, it is the hash of their bytes. Of other folders,
+    which hold data sets of a known content, it is size, times and number on the disk of every file, linked or not.
+    """
+    if settings.own_folder is not None:
+        for files in folder.halves(settings.own_folder):
+            yield from ((str(path), checksum(path, "sha256")) for paths in files.values() for path in paths)
+    for name in chapters.PLACES:
+        path = Path(getattr(settings, name, None) or "")
+        if name == "data_dir" and getattr(settings, name, None) and settings.own_folder is None:
+            yield from ((str(file), touched(file)) for file in every_file(path))
+        elif path.is_file():
+            yield str(path), checksum(path, "sha256")
+
+
+def touched(file: Path) -> str:
+    """Return what is another after a file was written or exchanged."""
+    told = file.stat()
+    return f"{told.st_size} {told.st_mtime_ns} {told.st_ctime_ns} {told.st_ino} {told.st_dev}"
+
+
+def every_file(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder; links are followed, in a circle once."""
+    seen = set()
+    for where, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (path for file in files if (path := Path(where, file)).is_file())
 
 
 def digest(folder: Path, pattern: str = "*") -> str:

@@ -171,7 +171,8 @@ class Recipe:
 
     def code(self) -> tuple[Any, ...]:
         """The code that a run of it depends on."""
-        picked: tuple[Any, ...] = (Recipe.build, Recipe.feed, self.kind, self.network, OPTIMIZERS[self.optimizer])
+        picked: tuple[Any, ...] = (Recipe.build, Recipe.feed, self.kind, OPTIMIZERS[self.optimizer])
+        picked += (self.settings, self.network)  # what they hold too, such as a function
         picked += (seen_by,) if hasattr(self.network, "front") else ()
         return (*picked, Taskwise) if self.border else picked
 
@@ -196,6 +197,23 @@ class Recipe:
             told["network"]["started from"] = self.network.fingerprint()
         plain: dict[str, Any] = json.loads(json.dumps(told, default=name_of))
         return plain
+
+
+def completed(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Recipe.describe` gave, perhaps in an older version, with the defaults of the fields that are new since."""
+    if told.get("learner") not in LEARNERS:
+        return dict(told)
+    kinds = {kind.__name__: kind for kind in NETWORKS.values()}
+    parts = {"settings": LEARNERS[told["learner"]].Settings, "network": kinds.get(told["network"]["kind"])}
+    filled = {name: {**defaults(kind), **told[name]} for name, kind in parts.items() if kind is not None}
+    return {**defaults(Recipe), **told, **filled}
+
+
+def defaults(kind: Any) -> dict[str, Any]:
+    """The plain defaults of a dataclass, as `Recipe.describe` writes them."""
+    plain = {f.name: f.default for f in fields(kind) if isinstance(f.default, int | float | str | tuple | None)}
+    written: dict[str, Any] = json.loads(json.dumps(plain))
+    return written
 
 
 PLAIN = tuple(f.name for f in fields(Recipe) if f.name not in ("learner", "settings", "network"))

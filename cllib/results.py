@@ -1,6 +1,7 @@
 """Runs on disk, and tables over them."""
 
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -8,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from functools import cache
@@ -17,13 +19,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from scipy.stats import false_discovery_control, ttest_1samp
 
 from cllib.datasets.files import hash_arrays, writable_folder, write_atomic
 from cllib.errors import UserError
 from cllib.interactive import watched
 from cllib.metrics import METRICS, Array, interval, minimum_accuracy, of_task, worst_case_accuracy
-from cllib.runs import ROOT, artifacts, versions
+from cllib.recipes import completed
+from cllib.runs import ROOT, artifacts, processor, versions
 from cllib.streams.base import Stream
 from cllib.training import Outcome
 
@@ -45,7 +49,8 @@ class Record:
     `steps: [K]`; ends: steps done at the end of each experience, `[E]`; diverged: whether the last answers were no
     finite numbers; bytes: kept by one run, by part; peak_memory: bytes the process held at most; energy: joules and how
     they were got; measuring: what the loop was told of it; runs: addresses of what it was made from; code: hash of the
-    code that made it.
+    code that made it; names: of the classes, in the order of their numbers (empty where seeds differ in it); processor:
+    what it can do (`runs.processor`), on which the last bits of a number depend.
     """
 
     experiment: str
@@ -86,6 +91,8 @@ class Record:
     by_class: list[list[list[float]]] = field(default_factory=list)
     held: list[list[list[float]]] = field(default_factory=list)
     moments: dict[str, list[list[list[float]]]] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    processor: str = ""
 
     @property
     def n(self) -> int:
@@ -131,7 +138,7 @@ PER_SEED = (
     "runs",
 )
 NAMED = ("norms", "moments")  # tables by name, each a row a seed
-MEASURED_FIELDS = ("seconds", "cpu_seconds", "peak_memory", "energy", "date", "commit")
+MEASURED_FIELDS = ("seconds", "cpu_seconds", "peak_memory", "energy", "date", "commit", "processor")
 
 
 def pooled(made: Sequence[Record]) -> list[Record]:
@@ -155,12 +162,14 @@ def across(made: Sequence[Record]) -> list[Record]:
     firsts: dict[str, Record] = {}
     made = [on_grid(record, firsts.setdefault(record.label, record)) for record in made]
     every = hashlib.sha256(" ".join(sorted({record.data for record in made})).encode()).hexdigest()[:16]
+    named = {tuple(record.names) for record in made}
     windows = sorted(set.intersection(*(set(record.samples) for record in made)))
     return pooled(
         [
             replace(
                 record,
                 data=every,
+                names=record.names if len(named) == 1 else [],
                 note=_unordered(record.note),
                 samples=windows,
                 online=[row[: len(windows)] for row in record.online],
@@ -216,26 +225,56 @@ def _pool(records: Sequence[Record]) -> Record:
     joules = sum(r.energy.get("joules", 0) for r in group)
     energy = {**first.energy, "joules": round(joules, 1)} if first.energy else {}
     peak = max(r.peak_memory for r in group)
-    dated = max(r.date for r in group)
+    last: dict[str, Any] = {"date": max(r.date for r in group), "processor": _together(r.processor for r in group)}
     joined["runs"] = list(dict.fromkeys(joined["runs"]))
-    return replace(first, **joined, **sums, energy=energy, peak_memory=peak, date=dated)
+    return replace(first, **joined, **sums, **last, energy=energy, peak_memory=peak)
+
+
+def _together(texts: Iterable[str]) -> str:
+    """Each of some texts once, in order."""
+    return ", ".join(dict.fromkeys(part for text in texts for part in text.split(", ") if part))
 
 
 # --- saving and loading ---
 
 
 def view(chapter: str, profile: str) -> Path:
-    """An empty folder for the records that one execution of a chapter shows, under `PROFILE/records` of the artifacts.
+    """An empty folder for the records that one execution of a chapter shows.
 
-    Where somebody tries things in a live notebook it is `PROFILE/lab`, so that the site still counts what it shows.
+    Under `cllib run` it is the one whose records the site counts (`RECORDS`). Elsewhere, and so that nobody disturbs
+    that one, the first folder `PROFILE/lab/CHAPTER`, `CHAPTER-2` ... of the artifacts that no other process is using,
+    `PROFILE/headless` where nobody watches.
 
     What an earlier execution left there goes: a ledger shall never mix settings or code. The runs themselves stay where
     they are kept (`runs.store`), so nothing is lost, and what has not changed is not run again. UserError if the folder
     cannot be written.
     """
-    where = artifacts() / profile / ("lab" if watched() else "records") / chapter
+    live = watched()
+    if RECORDS in os.environ and not live:
+        where = Path(os.environ[RECORDS])
+    else:
+        where = _unused(artifacts() / profile / ("lab" if live else "headless"), chapter)
     shutil.rmtree(where, ignore_errors=True)
     return writable_folder(where)
+
+
+RECORDS = "CLLIB_RECORDS"  # for the kernel of `cllib run`: where its records go
+_TAKEN: dict[Path, FileLock] = {}  # folders of this process, to its end
+
+
+def _unused(parent: Path, name: str) -> Path:
+    """The first of NAME, NAME-2 ... that no other process has taken; this one has it from now on."""
+    writable_folder(parent)
+    for k in itertools.count(1):
+        where = parent / (name if k == 1 else f"{name}-{k}")
+        if where in _TAKEN:
+            return where
+        lock = FileLock(parent / f".lock-{where.name}")
+        with suppress(Timeout):
+            lock.acquire(timeout=0)
+            _TAKEN[where] = lock
+            return where
+    raise AssertionError
 
 
 def records(
@@ -297,6 +336,8 @@ def records(
             energy=energy(outcome.cpu_seconds / count, device),
             runs=[run] if run else [],
             code=code,
+            names=list(stream.names),
+            processor=processor(),
         )
         for k, learner in enumerate(learners)
     ]
@@ -312,11 +353,21 @@ def energy(cpu_seconds: float, device: str) -> dict[str, Any]:
 
 
 def save(made: Iterable[Record], where: Path) -> None:
-    """Write every record to `where/EXPERIMENT/STREAM/LABEL.json`, each whole or not at all. UserError if it cannot."""
+    """Write every record to `where/EXPERIMENT/STREAM/LABEL~KEY.json`, each whole or not at all. UserError if it cannot.
+
+    KEY stands for what was asked (`asked`): the same, asked again with more seeds or by newer code, takes its place.
+    """
     for record in made:
-        parts = [file_name(part) for part in (record.experiment, record.stream, record.label)]
-        path = Path(where, *parts[:2], f"{parts[2]}.json")
-        write_atomic(path, json.dumps(asdict(record)).encode())
+        experiment, stream, label = (file_name(part) for part in (record.experiment, record.stream, record.label))
+        write_atomic(
+            Path(where, experiment, stream, f"{label}~{asked(record)}.json"), json.dumps(asdict(record)).encode()
+        )
+
+
+def asked(record: Record) -> str:
+    """8 hex digits of what a record answers: its data, learner, order of samples, and how it was measured."""
+    told = [record.data, record.learner, record.order, record.measuring]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def file_name(text: str) -> str:
@@ -329,6 +380,15 @@ def file_name(text: str) -> str:
 def load(where: Path) -> list[Record]:
     """All records below a folder, by name; UserError names a file that is not a whole record."""
     return [_read(path) for path in sorted(where.rglob("*.json"))]
+
+
+def same(made: Sequence[Record], **wanted: Any) -> list[Record]:
+    """Records that have all these values, by name of their fields; says so in a line where there is none."""
+    found = [r for r in made if all(getattr(r, name) == value for name, value in wanted.items())]
+    if not found:
+        told = ", ".join(f"{name} {value}" for name, value in wanted.items() if isinstance(value, str))
+        print(f"not shown here: no record measured beforehand has the same settings, data and seeds ({told})")
+    return found
 
 
 def keep(made: Sequence[Record], folder: Path) -> None:
@@ -345,7 +405,7 @@ def kept(folder: Path) -> list[Record] | None:
     try:
         content = json.loads(path.read_text())
         whole = content["digest"] == _seal(content["records"])
-        made = [Record(**record) for record in json.loads(content["records"])]
+        made = [_filled(record) for record in json.loads(content["records"])]
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise UserError(f"{path}: not a whole result ({error}); delete it and run again") from error
     if not whole:
@@ -367,9 +427,14 @@ def all_kept(store: Path) -> list[Record]:
 
 def _read(path: Path) -> Record:
     try:
-        return Record(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+        return _filled(json.loads(path.read_text()))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise UserError(f"{path}: not a whole run record ({error}); delete it and run the chapter again") from error
+
+
+def _filled(content: dict[str, Any]) -> Record:
+    """A record as it was written, perhaps by older code; what is new since has its default, in its settings too."""
+    return Record(**{**content, "learner": completed(content["learner"])})
 
 
 def stream_hash(stream: Stream) -> str:

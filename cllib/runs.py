@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -19,14 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from cllib.checkpoints import clean
-from cllib.datasets.files import writable_folder, write_atomic
+from cllib.datasets.files import locked, writable_folder, write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSIONS = ("torch", "numpy", "scikit-learn", "timm")
-MATTER = ("python", "torch", "numpy")  # of these, a new version may change the bits of a result
+VERSIONS = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "timm")
 
 
 @cache
@@ -48,11 +45,20 @@ def store() -> Path:
 # --- the address ---
 
 
-def address(parameters: Any, data: str, code: str, device: str) -> str:
-    """16 hex digits that stand for a run: its parameters, data, code, library versions and kind of device."""
-    libraries = {name: versions()[name] for name in MATTER} | {"dtype": str(torch.get_default_dtype())}
-    whole = {"parameters": parameters, "data": data, "code": code, "libraries": libraries, "device": device}
+def address(parameters: Any, data: str, code: str, device: str, threads: int | None = None) -> str:
+    """16 hex digits that stand for everything which can change a run's numbers, but for the processor it ran on.
+
+    parameters, data, code: what is run, on what, by which code, under their content; device: its kind; threads: that
+    torch adds up with (those it has now, where None). Versions of libraries and the default precision join them.
+    """
+    around = {**versions(), "dtype": str(torch.get_default_dtype()), "threads": threads or torch.get_num_threads()}
+    whole = {"parameters": parameters, "data": data, "code": code, "around": around, "device": device}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def processor() -> str:
+    """What the processor can do, which decides how torch adds up: runs have equal bits where this is equal too."""
+    return torch.backends.cpu.get_cpu_capability()
 
 
 # --- the folder ---
@@ -64,17 +70,9 @@ def claimed(folder: Path) -> Iterator[Path]:
 
     The system frees the lock when a process dies, however it dies. What a killed process left half-written is removed.
     """
-    lock = FileLock(writable_folder(folder) / "lock")
-    try:
-        lock.acquire(timeout=0.1)
-    except Timeout:
-        print(f"{folder}: another process works on this run; waiting for it", file=sys.stderr)
-        lock.acquire()
-    try:
+    with locked(writable_folder(folder) / "lock", f"{folder}: another process works on this run; waiting for it"):
         clean(folder)
         yield folder
-    finally:
-        lock.release()
 
 
 def describe(folder: Path, what: Any) -> None:

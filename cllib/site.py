@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
+from contextlib import ExitStack
 from copy import deepcopy
 from importlib.metadata import distribution
 from pathlib import Path
@@ -17,8 +18,9 @@ from sphinx_external_toc.parsing import parse_toc_yaml
 
 from cllib import front
 from cllib.access import FRONT, alternatives, mend, silent
+from cllib.datasets.files import locked
 from cllib.errors import UserError
-from cllib.notebooks import ARTIFACTS, BOOK, ROOT, contents, source, stamped
+from cllib.notebooks import ARTIFACTS, BOOK, ROOT, at_work, contents, source, stamped
 
 BRANCH = re.compile(r"[\w./-]+")
 BINDER = "https://mybinder.org"
@@ -48,22 +50,30 @@ def build(
     `SiteFailed` where the site has a warning, a missing page, an outside asset or a picture without words.
     """
     out, html = out.resolve(), out.resolve() / "html"
-    chapters = {
-        name: executed(name, profile, book, artifacts) for name in pages(book) if (book / f"{name}.py").exists()
-    }
-    try:
-        prepare(chapters, book, out / "src", configuration(repository, branch))
-        front.write(chapters, out / "src", profile, artifacts)
-        built = jupyter_book(out / "src", out / "build")
-        finish(built, chapters, book)
-        check(built, pages(book))
-        shutil.rmtree(html, ignore_errors=True)
-        built.rename(html)
-    except OSError as error:
-        for folder in ("src", "build"):
-            shutil.rmtree(out / folder, ignore_errors=True)
-        why = f"{error.filename or out}: {error.strerror or error}"
-        raise UserError(f"cannot write {why}; choose another folder with --out") from error
+    names = [name for name in pages(book) if (book / f"{name}.py").exists()]
+    for name in names:  # before anything is written
+        executed(name, profile, book, artifacts)
+    settings = configuration(repository, branch)
+    with ExitStack() as held:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(out / ".lock", f"{out}: another process builds a site there; waiting for it"))
+            with ExitStack() as read:
+                for name in names:
+                    read.enter_context(at_work(name, artifacts.resolve() / profile))
+                chapters = {name: executed(name, profile, book, artifacts) for name in names}
+                prepare(chapters, book, out / "src", settings)
+                front.write(chapters, out / "src", profile, artifacts)
+            built = jupyter_book(out / "src", out / "build")
+            finish(built, chapters, book)
+            check(built, pages(book))
+            shutil.rmtree(html, ignore_errors=True)
+            built.rename(html)
+        except OSError as error:
+            for folder in ("src", "build"):
+                shutil.rmtree(out / folder, ignore_errors=True)
+            why = f"{error.filename or out}: {error.strerror or error}"
+            raise UserError(f"cannot write {why}; choose another folder with --out") from error
     return html / "index.html"
 
 

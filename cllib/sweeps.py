@@ -19,7 +19,7 @@ import pandas as pd
 from cllib import chapters, metrics, report, results, runs
 from cllib.checkpoints import read
 from cllib.errors import UserError
-from cllib.experiments import Config, Program, address_of, described, execute, parameters_of, shape
+from cllib.experiments import Config, Program, address_of, execute, key_of, shape
 from cllib.learners.heads import LearnerConfig
 from cllib.options import is_list
 from cllib.results import Record
@@ -109,17 +109,13 @@ def grid(chapter: str, profile: str, pairs: Mapping[str, str], device: str = "cp
 def paired(points: Sequence[Point], seeds: Sequence[int], device: str) -> list[Pair]:
     """Every point with every seed. Raises UserError where data are not at hand, or two points come to the same."""
     hashes: dict[int, tuple[Stream, str]] = {}  # the stream too, so that no other takes its id
-    codes: dict[str, str] = {}
     found: dict[str, Pair] = {}
     for point, seed in product(points, seeds):
         stream, config = point.settings.single(seed)
         if id(stream) not in hashes:
             hashes[id(stream)] = stream, results.stream_hash(stream)
         data = hashes[id(stream)][1]
-        program, kind = program_of([config], [seed]), json.dumps(described(config), sort_keys=True)
-        if kind not in codes:
-            codes[kind] = program.code()
-        (key,) = keys({**parameters_of(program), "data": data, "code": codes[kind], "device": device})
+        (key,) = keys(key_of(program_of([config], [seed]), data, device, 1))
         if key in found:
             other = found[key].point
             raise UserError(f"{point.name} and {other.name} are one and the same run: {difference(point, other)}")
@@ -141,10 +137,12 @@ def program_of(configs: Sequence[Config], seeds: Sequence[int]) -> Program:
 def keys(told: Mapping[str, Any]) -> list[str]:
     """What each (configuration, seed) of a program is known by, whatever it is run together with.
 
-    told: `experiments.parameters_of`, and data, code and device.
+    told: `experiments.key_of`.
     """
-    rest = {name: value for name, value in told.items() if name not in ("configs", "seeds", "stream")}
-    every = product(told["configs"], told["seeds"])
+    parameters = told["parameters"]
+    rest = {name: value for name, value in parameters.items() if name not in ("configs", "seeds")}
+    rest |= {name: told[name] for name in ("data", "code", "device", "threads")}
+    every = product(parameters["configs"], parameters["seeds"])
     return [json.dumps([config, seed, rest], sort_keys=True) for config, seed in every]
 
 
@@ -159,8 +157,7 @@ def current(store: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         folder = path.parent
         try:
             told = json.loads((folder / "parameters.json").read_text())
-            rest = {name: value for name, value in told.items() if name not in ("stream", "data", "code", "device")}
-            address = runs.address(rest, told["data"], told["code"], told["device"])
+            address = runs.address(**{name: value for name, value in told.items() if name != "stream"})
         except (OSError, ValueError, LookupError, AttributeError, TypeError):
             continue
         if address == folder.name:
@@ -199,7 +196,7 @@ def job_of(pairs: Sequence[Pair], device: str) -> Job:
     first = pairs[0]
     seeds = [pair.seed for pair in pairs if pair.point is first.point]
     program = program_of([pair.config for pair in pairs[:: len(seeds)]], seeds)
-    address = address_of(program, first.data, device)
+    address = address_of(program, first.data, device, 1)
     more = f" and {len(pairs) - 1} more in one program" if len(pairs) > 1 else ""
     name = f"{first.point.name}, seed {first.seed}{more}"
     return Job(program, first.stream, first.data, device, address, name, len(pairs))
@@ -213,7 +210,7 @@ Ends = Generator[tuple[Job, str | None]]
 
 def attempt(job: Job, store: Path, **options: Any) -> str | None:
     """Run a job on one thread; its records go to the store. Returns why it failed, None if it did not."""
-    address = address_of(job.program, job.data, job.device)
+    address = address_of(job.program, job.data, job.device, 1)
     if address != job.address:  # before a step is done
         return f"run as {address}, not as {job.address}: other code, Python, torch or numpy than where it was asked"
     stream = flattened(job.stream) if job.program.recipe is None else job.stream

@@ -1,14 +1,20 @@
 """The command line: bad input is one line and an exit code, a failed chapter leaves its executed copy."""
 
+import dataclasses
 import json
+import subprocess
+import threading
+import time
 from pathlib import Path
 
 import click.testing
 import nbformat
 import pytest
 
-from cllib import chapters, notebooks
+from cllib import chapters, notebooks, site
 from cllib.cli import main
+from cllib.errors import UserError
+from sweeping import COMMAND
 
 NAME = chapters.names()[0]
 HEAD = '# %% tags=["parameters"]\nprofile = None\n\n# %%\n'
@@ -243,3 +249,147 @@ def test_any_change_of_code_or_data_is_a_new_stamp(monkeypatch: pytest.MonkeyPat
     assert len(set(seen)) == len(seen)
     (tmp_path / "data" / "downloads" / "large").write_text("x")
     assert stamp() == seen[-1] and notebooks.stamp(notebook, "quick", {}) != seen[-1]
+
+
+# --- what is asked for is what runs ---
+
+PARAMETERS = "# %%{}\nprofile = None\nseeds = {}\n{}\n"
+SHOWN = """
+# %%
+from cllib import chapters, front, results
+front.show_head("{name}")
+
+# %%
+p = chapters.from_notebook("{name}", globals())
+front.this_copy("{name}", p)
+
+# %%
+print(p.profile, p.seeds)
+"""
+
+
+def write(book: Path, tag: str = ' tags=["parameters"]', seeds: str = "None", more: str = "", body: str = "") -> None:
+    text = PARAMETERS.format(tag, seeds, more) + SHOWN.format(name=NAME) + body
+    (book / f"{NAME}.py").write_text(text)
+
+
+def outputs(tmp_path: Path) -> list[str]:
+    """What the cells of the executed copy show, as text."""
+    copy = nbformat.read(tmp_path / "out" / "smoke" / f"{NAME}.ipynb", as_version=4)
+    found = [output for cell in copy.cells for output in cell.get("outputs", [])]
+    return [output.get("text") or output["data"].get("text/markdown", "") for output in found]
+
+
+def test_a_cell_of_parameters_that_lost_its_tag_is_refused(book: Path, tmp_path: Path) -> None:
+    write(book, tag="")
+    result = cllib("run", NAME, "--profile", "smoke", "-p", "seeds=3", "--book", book, "--out", tmp_path / "out")
+    assert result.exit_code == 2 and 'tag "parameters"' in one_line(result)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_in_the_cell_that_there_is_not_is_refused(book: Path, tmp_path: Path) -> None:
+    write(book, more="unit = 4\n")
+    result = cllib("run", NAME, "--profile", "smoke", "--book", book, "--out", tmp_path / "out")
+    assert result.exit_code == 2 and "'unit'" in one_line(result) and "units" in one_line(result)
+
+
+def told(values: str) -> list[str]:
+    """A kernel's cells: the one of parameters, and what papermill added before or after it."""
+    fields = [field.name for field in dataclasses.fields(chapters.settings(NAME))]
+    own = "\n".join(f"{name} = None" for name in fields)
+    return [own, f"# Parameters\n{values}\n"]
+
+
+def test_papermill_alone_is_held_to_what_it_was_asked_for() -> None:
+    own, added = told('profile = "smoke"\nseeds = 3')
+    asked = {"profile": "smoke", "seeds": 3}
+    assert chapters.from_notebook(NAME, {**asked, "In": ["", own, added]}).seeds == 3
+    with pytest.raises(UserError, match="profile = 'smoke' was asked for, and the notebook has None"):
+        chapters.from_notebook(NAME, {"profile": None, "seeds": None, "In": ["", added, own]})
+    for cells in ([own + "\nunit = 4", added], [own, added + "unit = 4"]):
+        with pytest.raises(UserError, match="no parameter 'unit'"):
+            chapters.from_notebook(NAME, {**asked, "In": ["", *cells]})
+
+
+def test_a_reader_may_run_the_cell_of_parameters_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, added = told('profile = "smoke"\nseeds = 3')
+    monkeypatch.setattr(chapters, "watched", lambda: True)
+    again = own.replace("seeds = None", "seeds = 7")
+    space = {"profile": "smoke", "seeds": 7, "In": ["", own, added, own + "\nunit = 4", again]}
+    assert chapters.from_notebook(NAME, space).seeds == 7
+
+
+def test_the_head_of_a_copy_lists_what_is_not_the_profiles(book: Path, tmp_path: Path) -> None:
+    asked = ("run", NAME, "--profile", "smoke", "--book", book, "--out", tmp_path / "out")
+    usual = chapters.settings(NAME, "smoke").seeds
+    write(book)
+    assert cllib(*asked).exit_code == 0
+    head, line, printed = outputs(tmp_path)
+    assert "as the smoke profile has them" in head and "as the smoke profile has them" in line
+    for seeds, more in ((usual + 4, ()), ("None", ("-p", f"seeds={usual + 5}"))):  # in the cell, or on the command line
+        write(book, seeds=str(seeds))
+        assert cllib(*asked, *more).exit_code == 0
+        head, line, printed = outputs(tmp_path)
+        number = printed.split()[1]
+        assert number != str(usual)
+        assert f"`seeds = {number}` (not {usual})" in head and f"`seeds = {number}` (not {usual})" in line
+
+
+SAVING = """
+# %%
+import time
+where = results.view("{name}", p.profile)
+for k in range(p.seeds):
+    time.sleep(0.3)
+    (where / f"{{p.seeds}}-{{k}}.json").write_text("1")
+"""
+
+
+def test_two_commands_at_once_make_one_copy_after_the_other(book: Path, tmp_path: Path) -> None:
+    write(book, body=SAVING.format(name=NAME))
+    asked = [COMMAND, "run", NAME, "--profile", "smoke", "--book", str(book), "--out", str(tmp_path / "out")]
+    both = [subprocess.Popen([*asked, "-p", f"seeds={n}"], stderr=subprocess.PIPE, text=True) for n in (3, 5)]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0] and "waiting for it" in "".join(said)
+    records = tmp_path / "out" / "smoke" / "records" / NAME
+    last = outputs(tmp_path)[-1].split()[1]
+    assert sorted(path.name for path in records.iterdir()) == [f"{last}-{k}.json" for k in range(int(last))]
+    unchanged = subprocess.run([*asked, "-p", f"seeds={last}"], capture_output=True, text=True).stdout
+    changed = subprocess.run([*asked, "-p", f"seeds={8 - int(last)}"], capture_output=True, text=True).stdout
+    assert "unchanged" in unchanged and "done in" in changed
+
+
+def test_two_sites_into_one_folder_are_built_one_after_the_other(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (book / "_toc.yml").write_text(f"format: jb-book\nroot: {NAME}\n")
+    write(book)
+    assert cllib("run", NAME, "--profile", "smoke", "--book", book, "--out", tmp_path / "out").exit_code == 0
+    at_once: list[int] = []
+
+    def built(src: Path, out: Path) -> Path:
+        at_once.append(1)
+        time.sleep(1)
+        assert len(at_once) == 1 and src.is_dir()
+        at_once.pop()
+        out.mkdir(parents=True, exist_ok=True)
+        return out
+
+    monkeypatch.setattr(site, "jupyter_book", built)
+    for name in ("finish", "check"):
+        monkeypatch.setattr(site, name, lambda *_: None)
+    monkeypatch.setattr(site.front, "write", lambda *_: None)
+    failed: list[BaseException] = []
+
+    def build() -> None:
+        try:
+            site.build("smoke", tmp_path / "site", book, tmp_path / "out")
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=build) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed and "another process builds a site there" in capfd.readouterr().err

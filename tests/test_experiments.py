@@ -50,7 +50,7 @@ def test_records_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> Non
         store = tmp_path / str(workers)
         made[workers] = compare("w", STREAM, learners, [1, 2], store=store, workers=workers, probe_every=3)
     assert [record.label for record in made[2]] == list(learners) and [record.n for record in made[2]] == [2, 2, 2]
-    assert set(MEASURED_FIELDS) == {"seconds", "cpu_seconds", "peak_memory", "energy", "date", "commit"}
+    assert set(MEASURED_FIELDS) == {"seconds", "cpu_seconds", "peak_memory", "energy", "date", "commit", "processor"}
     assert [untimed(record) for record in made[1]] == [untimed(record) for record in made[2]]
     assert made[2][0].test != made[2][1].test and made[2][0].masked
     states = [

@@ -17,10 +17,14 @@ import pytest
 import torch
 from torch import nn
 
+from cllib import fingerprint
 from cllib.contract import candidates, tiny_stream
 from cllib.experiments import Program, compare
 from cllib.fingerprint import Registry, code_hash, is_own
+from cllib.learners import naive
 from cllib.metaplasticity import MetaplasticAdam
+from cllib.models.networks import MLP
+from cllib.recipes import Recipe
 
 LEARNER = """
 from .tools import f, OPTIONS
@@ -316,3 +320,31 @@ def test_that_an_instance_was_pickled_or_copied_changes_no_hash() -> None:
     before = code_hash(Config)
     copy.deepcopy(Config())
     assert "__slotnames__" in vars(Config) and code_hash(Config) == before
+
+
+def test_code_is_read_once_a_process_for_the_same_classes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    read: list[tuple[Any, ...]] = []
+    texts_of = fingerprint.texts_of
+    monkeypatch.setattr(fingerprint, "texts_of", lambda things: (read.append(things), texts_of(things))[1])
+    fingerprint.KNOWN.clear()
+    learners = {f"mlp {k}": Recipe(network=MLP((k,))) for k in range(1, 6)}
+    compare("e", tiny_stream(), learners, [1, 2, 3], store=tmp_path, probe_every=0)
+    assert len(read) == 1
+    compare("e", tiny_stream(), {"er": Recipe("er", network=MLP((4,)))}, [1], store=tmp_path, probe_every=0)
+    assert len(read) == 2
+
+
+def test_what_is_bound_anew_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a cell does that patches this package, or `%autoreload` after an edit."""
+    recipe = Recipe("er", network=MLP((4,)))
+    before = Program((recipe,), (1,)).code()
+    with monkeypatch.context() as patch:
+        patch.setattr(naive.Naive, "cross_entropy", lambda self, logits, y, reduction="mean": logits.sum())
+        assert Program((recipe,), (1,)).code() != before
+    assert Program((recipe,), (1,)).code() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(naive.F, "cross_entropy", torch.nn.functional.nll_loss)  # of a library: counted by version
+        assert Program((recipe,), (1,)).code() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(naive.Naive.parameters, "__code__", (lambda self: []).__code__)
+        assert Program((recipe,), (1,)).code() != before

@@ -37,7 +37,7 @@ def test_every_chapter_has_what_the_front_page_needs(name: str) -> None:
     notebook = notebooks.source(name)
     assert front.title(notebook) and front.anchor(notebook)
     assert sum(front.GALLERY in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
-    assert any(f'front.head("{name}")' in cell.source for cell in notebook.cells)
+    assert any(f'front.show_head("{name}")' in cell.source for cell in notebook.cells)
 
 
 def test_anchors_are_unique() -> None:

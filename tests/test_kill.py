@@ -117,7 +117,7 @@ def outcome(store: Path) -> tuple[Record, dict[str, str]]:
             del state["history"][name]
         states = {name: digest(part) for name, part in state.items()}
     same = replace(record, seconds=0.0, cpu_seconds=0.0, peak_memory=0, energy={}, date="", commit="")
-    assert set(MEASURED_FIELDS) == {"seconds", "cpu_seconds", "peak_memory", "energy", "date", "commit"}
+    assert set(MEASURED_FIELDS) == {"seconds", "cpu_seconds", "peak_memory", "energy", "date", "commit", "processor"}
     return same, states
 
 

@@ -1,5 +1,7 @@
 """Records on disk, tables, selection and verdicts."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +44,7 @@ def test_damaged_record_is_named(made: list[Record], tmp_path: Path) -> None:
     save(made[:1], tmp_path)
     path = next(tmp_path.rglob("*.json"))
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(UserError, match=r"lp\.json: not a whole run record"):
+    with pytest.raises(UserError, match=r"lp~\w{8}\.json: not a whole run record"):
         load(tmp_path)
 
 
@@ -396,12 +398,24 @@ def test_runs_over_tasks_of_other_sizes_are_one_record(made: list[Record]) -> No
 
 
 def test_what_is_tried_live_does_not_touch_the_records_of_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLLIB_HEADLESS", "1")
+    monkeypatch.setenv(results.RECORDS, str(results.artifacts() / "quick" / "records" / "01_memory_head"))
     copy = results.view("01_memory_head", "quick")
     (copy / "a.json").touch()
-    monkeypatch.delenv("CLLIB_HEADLESS")
+    monkeypatch.setattr(results, "watched", lambda: True)  # a notebook that `cllib run` has opened, say
     live = results.view("01_memory_head", "quick")
-    assert live != copy and (copy / "a.json").exists()
+    monkeypatch.setattr(results, "watched", lambda: False)
+    monkeypatch.delenv(results.RECORDS)
+    plain = results.view("01_memory_head", "quick")  # papermill by itself
+    assert len({live, copy, plain}) == 3 and (copy / "a.json").exists()
+
+
+def test_two_processes_never_show_records_from_one_folder(tmp_path: Path) -> None:
+    here = results.view("01_memory_head", "quick")
+    (here / "a.json").touch()
+    command = "from cllib import results; print(results.view('01_memory_head', 'quick'))"
+    other = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout.strip()
+    assert other == f"{here}-2" and (here / "a.json").exists()
+    assert results.view("01_memory_head", "quick") == here  # again its own, emptied
 
 
 def test_one_sentence_names_the_best_and_who_differs(made: list[Record]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -11,6 +12,7 @@ from cllib.streams.base import Stream
 
 PROFILES = ("smoke", "quick", "paper")
 DEVICES = ("auto", "cpu", "cuda")
+PLACES = ("data_dir", "weights", "backbone_weights")  # parameters that may name a file or folder of this machine
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Chapter:
     def runs(self) -> list[int]:
         """The seeds of the runs."""
         return list(range(self.seed, self.seed + self.seeds))
+
+    @property
+    def own_folder(self) -> Path | None:
+        """The folder of class folders with the reader's own images, where these are the data."""
+        return None
 
     @property
     def on(self) -> str:

@@ -174,6 +174,10 @@ class SideBySideChapter(Chapter):
             within(name, self.value(name), 0 if name != "head_lr" else 1e-12)
 
     @property
+    def own_folder(self) -> Path | None:
+        return Path(self.data_dir) if self.data == "folder" and self.data_dir else None
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The methods that are compared, in the book's order."""
         return tuple(name for name in METHODS if not self.methods or name in self.methods)
@@ -242,8 +246,10 @@ class SideBySideChapter(Chapter):
         if scenario != "class" and data.classes == self.tasks:
             raise UserError(f"tasks = {self.tasks}: one class a task leaves nothing to ask in scenario = {scenario!r}")
         parts = split(data, self.tasks, class_order(data.classes, seed))
-        made = sequence(f"{self.data}, {self.tasks} tasks, {scenario}", parts, scenario)
-        note = f"{self.train_size} of each class, " if self.train_size else ""
+        name, note = self.data, f"{self.train_size} of each class, " if self.train_size else ""
+        if self.data == "folder":
+            name, note = data.name, f"{len(data.train_y)} + {len(data.test_y)} images, {note}"
+        made = sequence(f"{name}, {self.tasks} tasks, {scenario}", parts, scenario)
         return replace(made, whole=self.train_size is None, note=f"{note}class order {seed}")
 
     def streams(self, scenario: str, sees: str = "pixels") -> dict[int, Stream]:

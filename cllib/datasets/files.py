@@ -3,14 +3,17 @@
 import hashlib
 import os
 import secrets
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import platformdirs
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from cllib.errors import UserError
@@ -20,6 +23,14 @@ def checksum(path: str | Path, algorithm: str = "md5") -> str:
     """Hexadecimal digest of a file; `algorithm` is any name `hashlib` knows. Raises OSError for an unreadable file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def is_file(text: str) -> bool:
+    """Whether a text names a file of this machine."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
+        return False
 
 
 def verify(path: str | Path, expected: str, algorithm: str = "md5") -> None:
@@ -83,6 +94,24 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, waiting: str) -> Iterator[None]:
+    """Hold the lock file at a path; where another process has it, say what is waited for and wait.
+
+    The system frees the lock when a process dies, however it dies.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0.1)
+    except Timeout:
+        print(waiting, file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def set_aside(path: Path, reason: str) -> None:

@@ -39,7 +39,7 @@ class Stream:
     scenario: "task" if the experience of a test sample is told, so that only its own classes compete; else "domain" or
     "class" (van de Ven & Tolias 2019). sortable: whether samples inside an experience may be reordered without changing
     what the stream is (CDID: no). whole: False if only a part of the training samples is shown. note: what the name
-    does not say, e.g. the backbone.
+    does not say, e.g. the backbone. names: of the classes, in the order of their numbers; empty where they have none.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Stream:
     whole: bool = True
     note: str = ""
     scenario: str = "class"
+    names: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> int:

@@ -107,7 +107,9 @@ def sequence(name: str, parts: Sequence[Labelled], scenario: str, validation: fl
     made = [experiences(part, start, k, validation) for k, (part, start) in enumerate(zip(parts, starts, strict=True))]
     trains, tests, held = zip(*made, strict=True)
     classes = max(start + part.classes for start, part in zip(starts, parts, strict=True))
-    return Stream(name, classes, trains, tests, held if validation else (), scenario=scenario)
+    lists = [part.names for part in parts]
+    names = tuple(sum(lists, ())) if not shared else lists[0] if len(set(lists)) == 1 else ()
+    return Stream(name, classes, trains, tests, held if validation else (), scenario=scenario, names=names)
 
 
 def experiences(part: Labelled, start: int, domain: int, validation: float) -> tuple[Experience, ...]:
@@ -206,8 +208,10 @@ class StreamConfig:
 
     @property
     def name(self) -> str:
-        """E.g. "split-digits-5-class"."""
-        return "-".join((self.kind, *self.datasets, str(self.count), self.scenario))
+        """E.g. "split-digits-5-class"; a folder by its own name."""
+        own = Path(self.data_dir or "").resolve().name
+        datasets = (own if dataset == "folder" else dataset for dataset in self.datasets)
+        return "-".join((self.kind, *datasets, str(self.count), self.scenario))
 
     @property
     def note(self) -> str:
@@ -221,7 +225,10 @@ class StreamConfig:
         """Load the data, checked, and make the stream. Raises UserError for data that cannot be had."""
         loaded = [self._load(dataset) for dataset in self.datasets]
         stream = sequence(self.name, self._parts(loaded), self.scenario, self.validation)
-        return replace(stream, whole=not (self.train_size or self.test_size or self.validation), note=self.note)
+        images = sum(map(len, stream.experiences)), sum(map(len, stream.tests))
+        note = [f"{images[0]} + {images[1]} images"] * ("folder" in self.datasets) + [self.note] * bool(self.note)
+        whole = not (self.train_size or self.test_size or self.validation)
+        return replace(stream, whole=whole, note=", ".join(note))
 
     def _load(self, dataset: str) -> Labelled:
         where = Path(self.data_dir) if self.data_dir else cache_folder()

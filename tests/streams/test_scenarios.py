@@ -437,7 +437,7 @@ def pets(tmp_path: Path) -> Path:
 def test_own_images_are_split_at_32_pixels_or_as_told(pets: Path) -> None:
     config = StreamConfig(datasets=("folder",), experiences=2, data_dir=str(pets))
     stream = config.build()
-    assert stream.shape == (3, 32, 32) and stream.name == "split-folder-2-class"
+    assert stream.shape == (3, 32, 32) and stream.name == f"split-{pets.name}-2-class"
     assert [e.x[:, 0, 5, 5].tolist() for e in stream.experiences] == [
         [0, 1, 2, 50, 51, 52],
         [100, 101, 102, 150, 151, 152],
