@@ -7,6 +7,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from cllib.errors import UserError
+
 
 @dataclass(frozen=True)
 class Experience:
@@ -39,7 +41,8 @@ class Stream:
     scenario: "task" if the experience of a test sample is told, so that only its own classes compete; else "domain" or
     "class" (van de Ven & Tolias 2019). sortable: whether samples inside an experience may be reordered without changing
     what the stream is (CDID: no). whole: False if only a part of the training samples is shown. note: what the name
-    does not say, e.g. the backbone.
+    does not say, e.g. the backbone. Raises UserError at construction for labels outside 0 .. classes - 1, and in
+    the scenario "task" where every test set has but one class.
     """
 
     name: str
@@ -51,6 +54,22 @@ class Stream:
     whole: bool = True
     note: str = ""
     scenario: str = "class"
+
+    def __post_init__(self) -> None:
+        for part in (*self.experiences, *self.tests, *self.validations):
+            self._check(part)
+        if self.scenario == "task" and self.tests and all(len(set(part.classes)) == 1 for part in self.tests):
+            raise UserError(
+                f"stream {self.name!r}: one class an experience leaves nothing to ask in scenario = 'task', "
+                "where every answer would be right"
+            )
+
+    def _check(self, part: Experience) -> None:
+        """Raise UserError for labels that are no classes of the stream; on a CPU, where that waits for nothing."""
+        found = [*part.classes, *(part.y.aminmax() if len(part.y) and part.y.device.type == "cpu" else ())]
+        if found and not 0 <= min(found) <= max(found) < self.classes:
+            low, high = int(min(found)), int(max(found))
+            raise UserError(f"stream {self.name!r}: labels {low} to {high}, must lie within 0 to {self.classes - 1}")
 
     @property
     def inputs(self) -> int:
