@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cllib.models.networks import evaluating, logits_of
+from cllib.models.networks import KINDS, evaluating, logits_of
 from cllib.randomness import generator
 
-KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 CHUNK = 2048  # samples tested at once
 BATCH = 1000  # samples, at most, that share their statistics in a test
 
