@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click.testing
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -96,6 +97,17 @@ def test_the_worst_case_is_at_most_the_average_and_its_images_are_counted(networ
         assert record.excerpts == [sizes] * 3 and record.excerpt == sum(sizes)
     assert report.runs_table(networks)["curve on"].tolist() == [sum(sizes)] * 2
     assert f"({sum(sizes)} in all)" in report.whole(networks, Path("nowhere"))
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_what_happens_at_a_border_counts(tmp_path: Path, every: int) -> None:
+    """GDumb learns nothing but at borders, where its network is trained anew."""
+    settings = LEARNERS["gdumb"].Settings(buffer_size=12, memory_epochs=30)
+    made = {"gdumb": Recipe("gdumb", settings, MLP((8,)), batch_size=8, step_size=0.3)}
+    (record,) = compare("t", tiny_stream(), made, [1, 2, 3], store=tmp_path, probe_every=1, exam_every=every)
+    assert record.measuring["exam_every"] == every
+    low, final = record.metric("min-ACC"), np.asarray(record.test)[:, -1, :-1].mean(-1)
+    assert (low <= final + 1e-9).all() and (record.metric("WC-ACC") <= record.metric("Acc") + 1e-9).all()
 
 
 def test_one_experience_forgets_nothing_that_could_be_said(tmp_path: Path) -> None:

@@ -152,5 +152,5 @@ def test_a_told_task_of_one_class_leaves_nothing_to_ask(stream: Stream, count: i
 def test_labels_are_classes_of_the_stream(stream: Stream, kind: str, labels: tuple[int, ...]) -> None:
     named, labelled = images(4, labels, 0), replace(images(4, (0, 4), 0), y=torch.tensor([*labels, *labels]))
     for part in (named, labelled):
-        with pytest.raises(UserError, match="stream 'pictures': labels .*, must lie within 0 to 4"):
+        with pytest.raises(UserError, match=r"stream 'pictures': labels .*, must lie within 0 to 4"):
             replace(stream, **{kind: (images(4, (0, 4), 0), part)})
