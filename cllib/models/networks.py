@@ -66,6 +66,9 @@ class CNN:
 # --- what a network answers, and with which layer ---
 
 
+SEEN = "_cllib_seen"  # an attribute, so that copies of a network have it too
+
+
 @dataclass(frozen=True)
 class Seen:
     """What a network was seen to do: classes it answers with, and the name of the linear layer that makes its logits.
@@ -78,7 +81,7 @@ class Seen:
 
 
 def look_at(network: nn.Module, x: Tensor, classes: int) -> None:
-    """Note in the network, as `seen`, what it answers to a few samples `x: [B, ...]`.
+    """Note in the network, as `SEEN`, what it answers to a few samples `x: [B, ...]`.
 
     Raises UserError unless that is one number for each class, `[B, classes]`.
     """
@@ -86,7 +89,7 @@ def look_at(network: nn.Module, x: Tensor, classes: int) -> None:
     if logits.shape != (len(x), classes):
         named = f"network = {type(network).__name__}: answers {len(x)} samples with {list(logits.shape)}"
         raise UserError(f"{named}, must be [{len(x)}, {classes}], one logit for each class of the stream")
-    network.seen = Seen(classes, _answering(network, x, classes))  # type: ignore[assignment]
+    setattr(network, SEEN, Seen(classes, _answering(network, x, classes)))
 
 
 def only_logits(network: nn.Module, answer: object) -> Tensor:
@@ -99,8 +102,8 @@ def only_logits(network: nn.Module, answer: object) -> Tensor:
 
 def classes_of(network: nn.Module) -> int:
     """How many classes a network tells apart."""
-    seen = getattr(network, "seen", None)
-    return seen.classes if isinstance(seen, Seen) else classifier(network).out_features
+    seen: Seen | None = getattr(network, SEEN, None)
+    return classifier(network).out_features if seen is None else seen.classes
 
 
 def classifier(network: nn.Module) -> nn.Linear:
@@ -108,11 +111,11 @@ def classifier(network: nn.Module) -> nn.Linear:
 
     Raises UserError where no layer does so alone, or it cannot be told.
     """
-    seen = getattr(network, "seen", None)
-    if isinstance(seen, Seen):
-        layer = None if seen.layer is None else network.get_submodule(seen.layer)
-    else:
+    seen: Seen | None = getattr(network, SEEN, None)
+    if seen is None:
         layer = _named(network) or _by_construction(network)
+    else:
+        layer = None if seen.layer is None else network.get_submodule(seen.layer)
     if not isinstance(layer, nn.Linear):
         raise UserError(
             f"network = {type(network).__name__}: no linear layer makes its logits alone; if one is to count as its "
