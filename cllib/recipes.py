@@ -181,7 +181,8 @@ class Recipe:
         with seeded(seed, "init"):
             network = self.network.build(stream.shape, stream.classes).to(device)
             if not (isinstance(network, Split) and network.above.grows):  # which has no classes yet
-                look_at(network, inputs(stream.experiences[0].x[[0, -1]]), stream.classes)
+                shown = next(part for part in (*stream.tests, *stream.experiences) if len(part))  # tests are at hand
+                look_at(network, inputs(shown.x[[0, -1]]), stream.classes)
         optimiser = OPTIMIZERS[self.optimizer](network, self, seed)
         learner = self.kind(self.settings, network, optimiser, seed, stream.rivals(), self.batch_size)
         learner.halved, learner.epochs, learner.iterations = self.halved, self.epochs, self.iterations

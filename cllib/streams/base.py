@@ -65,8 +65,9 @@ class Stream:
             )
 
     def _check(self, part: Experience) -> None:
-        """Raise UserError for labels that are no classes of the stream; on a CPU, where that waits for nothing."""
-        found = [*part.classes, *(part.y.aminmax() if len(part.y) and part.y.device.type == "cpu" else ())]
+        """Raise UserError for labels that are no classes of the stream, as far as that waits for no other device."""
+        near = isinstance(part.y, Tensor) and len(part.y) and part.y.device.type == "cpu"  # else packed for a process
+        found = [*part.classes, *(part.y.aminmax() if near else ())]
         if found and not 0 <= min(found) <= max(found) < self.classes:
             low, high = int(min(found)), int(max(found))
             raise UserError(f"stream {self.name!r}: labels {low} to {high}, must lie within 0 to {self.classes - 1}")
