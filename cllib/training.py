@@ -285,13 +285,14 @@ def train(
     exam_every: experiences from one test to the next (the last is always tested), so that the accuracy matrix has as
     many rows; watch: called as `watch(steps, learner)` before the first and after every step; log: called as
     `log(steps, scalars)` at every point of the curve and every border; progress: show a bar, None: on a terminal only.
-    Raises UserError for a checkpoint that cannot be used.
+    Raises UserError for a checkpoint that cannot be used, or a stream of which every answer would be right.
     """
     whole("track_every", track_every, 1)
     whole("probe_every", probe_every, 0)
     whole("probe_size", probe_size, 1)
     whole("eval_chunk", eval_chunk, 1)
     whole("exam_every", exam_every, 1)
+    stream.ask_something()
     loop = Loop(learner, stream, feed, History(track_every), keeper, watch, log)
     loop.set_exams(eval_chunk, probe_every, probe_size)
     loop.track_norms, loop.track_classes, loop.exam_every = track_norms, track_classes, exam_every

@@ -41,8 +41,7 @@ class Stream:
     scenario: "task" if the experience of a test sample is told, so that only its own classes compete; else "domain" or
     "class" (van de Ven & Tolias 2019). sortable: whether samples inside an experience may be reordered without changing
     what the stream is (CDID: no). whole: False if only a part of the training samples is shown. note: what the name
-    does not say, e.g. the backbone. Raises UserError at construction for labels outside 0 .. classes - 1, and in
-    the scenario "task" where every test set has but one class.
+    does not say, e.g. the backbone. Raises UserError at construction for labels outside 0 .. classes - 1.
     """
 
     name: str
@@ -58,11 +57,6 @@ class Stream:
     def __post_init__(self) -> None:
         for part in (*self.experiences, *self.tests, *self.validations):
             self._check(part)
-        if self.scenario == "task" and self.tests and all(len(set(part.classes)) == 1 for part in self.tests):
-            raise UserError(
-                f"stream {self.name!r}: one class an experience leaves nothing to ask in scenario = 'task', "
-                "where every answer would be right"
-            )
 
     def _check(self, part: Experience) -> None:
         """Raise UserError for labels that are no classes of the stream, as far as that waits for no other device."""
@@ -71,6 +65,12 @@ class Stream:
         if found and not 0 <= min(found) <= max(found) < self.classes:
             low, high = int(min(found)), int(max(found))
             raise UserError(f"stream {self.name!r}: labels {low} to {high}, must lie within 0 to {self.classes - 1}")
+
+    def ask_something(self) -> None:
+        """Raise UserError where every answer would be right: told the experience, of which each has but one class."""
+        if self.scenario == "task" and self.tests and all(len(set(part.classes)) == 1 for part in self.tests):
+            told = "one class an experience leaves nothing to ask in scenario = 'task'; every answer would be right"
+            raise UserError(f"stream {self.name!r}: {told}")
 
     @property
     def inputs(self) -> int:
