@@ -353,9 +353,12 @@ if "look" in p.parts:
     few = [shown.tolist().index(k) for rows in chosen for k in rows[:2].tolist()]
     titles = [f"{names[y[i]]},\nsaid {names[answers[i]]}" for i in shown.tolist()]
     probabilities = attention.attentions(model, x[shown])
+    grid = attention.grid_of(model, x[shown])
     rolled = attention.rollout(probabilities, p.heads, p.discard, p.normalize_rollout)
     print(f"accuracy of this network {np.mean(look.test[0][-1]):.3f}")
-    display(figures.rollouts(x[shown].cpu(), attention.mask(rolled).cpu(), titles))
+    display(
+        figures.rollouts(x[shown].cpu(), attention.mask(rolled, grid).cpu(), titles)
+    )
 
 # %%
 if look:
@@ -365,7 +368,7 @@ if look:
     print(f"integrated gradients, unexplained: {gap.abs().max():.4f} at most")
     layer = model.upper.blocks[-1].norm1
     maps = {
-        "rollout": attention.mask(rolled)[few],
+        "rollout": attention.mask(rolled, grid)[few],
         "integrated gradients": gradients,
         "gradient × activation": attribution.grad_cam(model, layer, images, said),
     }
@@ -386,7 +389,7 @@ if look:
         ("min", 0.9, "row"),
     ]
     variants = [
-        attention.mask(attention.rollout(probabilities[:, :1], *choice))
+        attention.mask(attention.rollout(probabilities[:, :1], *choice), grid)
         for choice in choices
     ]
     captions = [f"{h}, drop {r:g}, {n}" for h, r, n in choices]
@@ -399,7 +402,8 @@ if look:
 
 # %%
 def redraw(heads=p.heads, discard=p.discard, normalize=p.normalize_rollout):
-    mask = attention.mask(attention.rollout(probabilities, heads, discard, normalize))
+    rolled = attention.rollout(probabilities, heads, discard, normalize)
+    mask = attention.mask(rolled, grid)
     display(figures.rollouts(x[shown].cpu(), mask.cpu(), titles))
 
 

@@ -191,7 +191,8 @@ figures.side_by_side(found)
 
 # %% [markdown]
 # Mean, 95 % interval, and every seed. The same in numbers, with what it cost: `Acc` at the end over all test sets; `Forg` by how much old tasks
-# fell from their best; `Plast` the accuracy on each task just after it was learned; `min-ACC` the lowest that old tasks ever fell to on the way;
+# fell from their best; `Plast` the accuracy on each task just after it was learned; `min-ACC` the lowest that old tasks ever fell to, at
+# borders or on the way (there on an excerpt of 200 test images);
 # steps; CPU seconds of one run, tests on the way included; KiB of stored samples, and of everything that is carried from step to step but the
 # optimiser.
 

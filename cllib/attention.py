@@ -6,6 +6,7 @@ Rollout with discarding is as the ViT-LR notebooks draw it, whose normalisation 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import isqrt
+from typing import Any, NamedTuple
 
 import matplotlib
 import torch
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cllib.errors import UserError, one_of, within
-from cllib.models.networks import evaluating
+from cllib.models.networks import evaluating, logits_of
+from cllib.models.norms import transductive
 
 HEADS, NORMALIZE = ("mean", "max", "min"), ("row", "legacy")
 
@@ -30,6 +32,8 @@ def attentions(model: nn.Module, x: Tensor) -> Tensor:
     """
     from timm.models.vision_transformer import Attention  # slow to import
 
+    if transductive(model) and len(x) > 1:
+        return torch.cat([attentions(model, one) for one in x.split(1)], 1)
     found = [module for module in model.modules() if isinstance(module, Attention)]
     # Fused attention never makes the probabilities, and a last block for the class token alone only one row of them.
     with evaluating(model), switched(model, fused_attn=False, whole=True), inputs(m.attn_drop for m in found) as seen:
@@ -68,6 +72,68 @@ def inputs(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+# --- where tokens lie in the image ---
+
+
+class Grid(NamedTuple):
+    """Patches of an image: rows and columns.
+
+    before: tokens that stand before them (class, distillation, registers); None: not told, then at most a class token.
+    class_first: whether the first token is a class token, where there are any before.
+    """
+
+    rows: int
+    columns: int
+    before: int | None = None
+    class_first: bool = True
+
+
+def grid_of(model: nn.Module, x: Tensor) -> Grid:
+    """How a model cuts images `x: [B, C, H, W]` into patches.
+
+    Rows and columns are those of the last convolution in its `patch_embed`, as timm's models call it, else of its last
+    convolution; without any, what `patch_embed.grid_size` says. Raises UserError where it cannot be known.
+    """
+    owner: Any = next((m for m in model.modules() if hasattr(m, "patch_embed")), None)
+    cutter: nn.Module = model if owner is None else owner.patch_embed
+    convolutions = [m for m in cutter.modules() if isinstance(m, nn.Conv2d)]
+    sizes: list[tuple[int, int]] = []
+    hooks = [m.register_forward_hook(lambda _, __, out: sizes.append((*out.shape[-2:],))) for m in convolutions]
+    try:
+        logits_of(model, x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    rows, columns = sizes[-1] if sizes else getattr(cutter, "grid_size", None) or (0, 0)
+    if not rows:
+        raise UserError(
+            f"model = {type(model).__name__}: no convolution and no patch_embed.grid_size tells its patches"
+        )
+    return Grid(rows, columns, getattr(owner, "num_prefix_tokens", None), getattr(owner, "has_class_token", True))
+
+
+def placed(tokens: Tensor, grid: Grid) -> Tensor:
+    """One number a token, `[B, T]`, as an image of the patches, `[B, rows, columns]`.
+
+    Raises UserError unless T is what the grid says.
+    """
+    count = tokens.shape[-1]
+    before = count - grid.rows * grid.columns if grid.before is None else grid.before
+    if count != before + grid.rows * grid.columns or (grid.before is None and before not in (0, 1)):
+        told = "at most a class token" if grid.before is None else f"{before} others"
+        raise UserError(f"{count} tokens: must be {told}, then {grid.rows} x {grid.columns} patches")
+    return tokens[:, before:].unflatten(-1, (grid.rows, grid.columns))  # [B, rows, columns]
+
+
+def cut_square(images: Tensor, patches: int) -> Grid:
+    """The grid of images `[..., H, W]` that are cut into so many square patches; UserError if they cannot be."""
+    height, width = images.shape[-2:]
+    side = isqrt(height * width // max(1, patches))
+    if side == 0 or height % side or width % side or height * width != patches * side**2:
+        raise UserError(f"{patches} patches: images of {height} x {width} are not made of so many squares")
+    return Grid(height // side, width // side, 0)
 
 
 # --- rollout ---
@@ -119,25 +185,17 @@ def rollout(attn: Tensor, heads: str = "max", ratio: float = 0.9, normalize: str
     return rolled.to(attn.dtype)
 
 
-def mask(rolled: Tensor) -> Tensor:
-    """What the class token is made of, by patch: `[B, T, T]` to `[B, g, g]`, the largest value 1.
+def mask(rolled: Tensor, grid: Grid) -> Tensor:
+    """What the class token is made of, by patch: `[B, T, T]` to `[B, rows, columns]`, the largest value 1.
 
-    All zeros where it is made of nothing but itself.
+    grid: `grid_of` the model. All zeros where it is made of nothing but itself. Raises UserError where there is no
+    class token.
     """
-    patches = squared(rolled[:, 0])
+    patches = placed(rolled[:, 0], grid)
+    if not grid.class_first or rolled.shape[-1] == grid.rows * grid.columns:
+        raise UserError("rolled: the first token is no class token, so none gathers what the others give")
     largest = patches.amax((-2, -1), keepdim=True)
     return patches / torch.where(largest > 0, largest, 1)
-
-
-def squared(tokens: Tensor) -> Tensor:
-    """One number a token, `[B, T]`, as an image without the class token, `[B, g, g]`.
-
-    Raises UserError unless T = g^2 + 1.
-    """
-    side = isqrt(max(tokens.shape[-1] - 1, 0))
-    if side == 0 or side**2 + 1 != tokens.shape[-1]:
-        raise UserError(f"{tokens.shape[-1]} tokens: must be a class token and a square of patches")
-    return tokens[:, 1:].unflatten(-1, (side, side))  # [B, g, g]
 
 
 # --- to look at ---
@@ -154,7 +212,7 @@ def photo(image: Tensor) -> Tensor:
 
 
 def overlay(image: Tensor, mask: Tensor) -> Tensor:
-    """An image `[3, H, W]` under a heat map `[g, g]`, both in [0, 1]: `[H, W, 3]` in [0, 1].
+    """An image `[3, H, W]` under a heat map `[h, w]`, both in [0, 1]: `[H, W, 3]` in [0, 1].
 
     The map is enlarged bilinearly, coloured from blue to red, added, and the sum divided by its maximum. Red, green and
     blue stay in this order; the released pictures add a map in the opposite one, and so exchange the photo's red and

@@ -140,8 +140,8 @@ def heads() -> Iterator[Task]:
     for stream in p.streams:
         yield Task(name, "table", f"MH m=16, {stream}", p.experiment(), plane_stream(stream), p.seeds)
     features = stand_in("ns-cifar100", [420] * 300, (512,), 300)
-    features = replace(features, classes=100)
     features = features.map(lambda e: replace(e, y=e.y % 100, classes=(e.classes[0] % 100,)))
+    features = replace(features, classes=100)
     yield Task(name, "images", "MH m=16, ns-cifar100", p.experiment(), features, p.image_seeds)
 
 

@@ -165,6 +165,8 @@ def judge(claim: Claim, made: Sequence[Evidence]) -> dict[str, Any]:
     if claim.worse:
         values = values - by_place[claim.experiment, claim.worse, places[0]].metric(claim.metric)
     mean, half = (float(values.mean()), 0.0) if exact else interval(values)
+    if np.isnan(mean):  # not defined on this stream
+        return {**row, "stream": places[0], "n": ours.n, "verdict": "not run"}
     verdict = "mechanism only"
     large = ours.profile != "smoke" and (ours.whole or claim.part) and (ours.n > 1 or exact)
     if large and places[0] == claim.stream:

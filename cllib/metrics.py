@@ -2,7 +2,7 @@
 
 R[i, j] is the accuracy on test set j after training through experience i (0-based here, z experiences in all). Every
 function takes an array `[..., z, z]` and returns `[...]`. Test sets weigh equally, whatever their size. With z = 1
-only `accuracy` is defined; the others are 0.
+nothing could be kept or foreseen: what compares experiences is then not a number ("n/a" in tables).
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def plasticity(r: ArrayLike) -> Array:
 def stability(r: ArrayLike) -> Array:
     """S = mean_{j<z-1} R[z-1, j]: mean accuracy at the end on all but the last test set."""
     m = _matrix(r)
-    return m[..., -1, :-1].mean(-1) if m.shape[-1] > 1 else m[..., 0, 0] * 0
+    return m[..., -1, :-1].mean(-1) if m.shape[-1] > 1 else m[..., 0, 0] * np.nan
 
 
 def trade_off(r: ArrayLike) -> Array:
@@ -90,7 +90,7 @@ def forgetting(r: ArrayLike) -> Array:
     The maximum runs over *all* earlier rows, also those before test set j was learned; may be negative.
     """
     m = _matrix(r)
-    return (m[..., :-1, :-1].max(-2) - m[..., -1, :-1]).mean(-1) if m.shape[-1] > 1 else m[..., 0, 0] * 0
+    return (m[..., :-1, :-1].max(-2) - m[..., -1, :-1]).mean(-1) if m.shape[-1] > 1 else m[..., 0, 0] * np.nan
 
 
 def forgetting_chaudhry(r: ArrayLike) -> Array:
@@ -103,7 +103,7 @@ def forgetting_chaudhry(r: ArrayLike) -> Array:
 def forgetting_clipped(r: ArrayLike) -> Array:
     """mean_{j<z-1} ( max_i R[i, j] - R[z-1, j] ) with the last row in the maximum: never negative (Mammoth, PyCIL)."""
     m = _matrix(r)
-    return (m[..., :-1].max(-2) - m[..., -1, :-1]).mean(-1) if m.shape[-1] > 1 else m[..., 0, 0] * 0
+    return (m[..., :-1].max(-2) - m[..., -1, :-1]).mean(-1) if m.shape[-1] > 1 else m[..., 0, 0] * np.nan
 
 
 def forgetting_first_last(r: ArrayLike) -> Array:
@@ -136,8 +136,8 @@ def forward(r: ArrayLike) -> Array:
 
 
 def _mean(terms: list[Array], like: Array) -> Array:
-    """Mean over a list of `[...]` arrays; zeros where the list is empty (z = 1)."""
-    return np.mean(terms, axis=0) if terms else like[..., 0, 0] * 0
+    """Mean over a list of `[...]` arrays; not a number where the list is empty (z = 1)."""
+    return np.mean(terms, axis=0) if terms else like[..., 0, 0] * np.nan
 
 
 METRICS: dict[str, Callable[[ArrayLike], Array]] = {
@@ -157,25 +157,41 @@ METRICS: dict[str, Callable[[ArrayLike], Array]] = {
 }
 
 
-# --- from the curve: accuracy on every test set while training ---
+# --- from all tests: at borders, and of the curve, accuracy on an excerpt of every test set while training ---
 
 
-def minimum_accuracy(curve: ArrayLike, steps: ArrayLike, ends: ArrayLike) -> Array:
+def examined(experiences: int, every: int) -> NDArray[np.int64]:
+    """The experiences (from 0) after which there is a test: every so many-th, and the last."""
+    e = np.arange(experiences)
+    return e[((e + 1) % every == 0) | (e == experiences - 1)]
+
+
+def minimum_accuracy(r: ArrayLike, curve: ArrayLike, steps: ArrayLike, ends: ArrayLike, every: int = 1) -> Array:
     """min-ACC = mean_{j<z-1} min_{k > end of j} A[k, j]: how low each old test set ever fell (De Lange et al. 2023).
 
-    curve: A, `[..., K, J]`, test set j belonging to experience j, after `steps: [K]`; ends: of the experiences, `[E]`.
-    Returns `[...]`; not a number where no old test set was measured after its experience.
+    A: all tests after experience j, those of the curve and those at borders, rows i > j of R. r: `[..., rows, z]`,
+    measured after every so many-th experience and the last; curve: `[..., K, z]`, after `steps: [K]`; ends: of the
+    experiences, `[z]`. Returns `[...]`; not a number where there is no curve, no old test set (z = 1), or where test
+    sets do not belong to experiences.
     """
-    a, at, border = np.asarray(curve, dtype=np.float64), np.asarray(steps), np.asarray(ends)
-    lows = [a[..., at > border[j], j].min(-1) for j in range(len(border) - 1) if (at > border[j]).any()]
-    return np.mean(lows, axis=0) if lows else np.full(a.shape[:-2], np.nan)
+    m, a, border = np.asarray(r, dtype=np.float64), np.asarray(curve, dtype=np.float64), np.asarray(ends)
+    z = len(border)
+    rows = examined(z, every)
+    if z < 2 or not a.size or a.shape[-1] != z or m.shape[-2:] != (len(rows), z):
+        return np.full(m.shape[:-2], np.nan)
+    a = np.concatenate([a, m], -2)  # [..., K + rows, z]
+    at = np.concatenate([np.asarray(steps), border[rows]])
+    return np.mean([a[..., at > border[j], j].min(-1) for j in range(z - 1)], axis=0)
 
 
-def worst_case_accuracy(r: ArrayLike, curve: ArrayLike, steps: ArrayLike, ends: ArrayLike) -> Array:
-    """WC-ACC = R[z-1, z-1] / z + (1 - 1/z) min-ACC (De Lange et al. 2023)."""
-    m = _matrix(r)
-    z = m.shape[-1]
-    return m[..., -1, -1] / z + (1 - 1 / z) * minimum_accuracy(curve, steps, ends)
+def worst_case_accuracy(r: ArrayLike, curve: ArrayLike, steps: ArrayLike, ends: ArrayLike, every: int = 1) -> Array:
+    """WC-ACC = R[z-1, z-1] / z + (1 - 1/z) min-ACC (De Lange et al. 2023); never above Acc."""
+    z = len(np.asarray(ends))
+    low = minimum_accuracy(r, curve, steps, ends, every)
+    return low if not z else np.asarray(r, dtype=np.float64)[..., -1, -1] / z + (1 - 1 / z) * low
+
+
+FROM_TESTS = {"min-ACC": minimum_accuracy, "WC-ACC": worst_case_accuracy}
 
 
 def half_width(std: float, n: int, level: float = 0.95) -> float:

@@ -20,13 +20,14 @@ from cllib.models.binary import SCOPES, BinaryCNN, BinaryMLP
 from cllib.models.conv_front import ConvMLP
 from cllib.models.convit import ConViT
 from cllib.models.latent_vit import LatentViT
-from cllib.models.networks import CNN, MLP
+from cllib.models.networks import CNN, MLP, look_at
 from cllib.models.plain_vit import PlainViT
 from cllib.models.replay_vae import ReplayVAE
+from cllib.models.split import Split
 from cllib.models.vit import ViT
 from cllib.options import build, convert
 from cllib.randomness import seeded
-from cllib.streams.base import Stream
+from cllib.streams.base import Stream, inputs
 from cllib.streams.latent import seen_by
 from cllib.streams.scenarios import StreamConfig
 
@@ -180,6 +181,9 @@ class Recipe:
         """The learner for a stream that lies on the device; its initial weights depend on the seed alone."""
         with seeded(seed, "init"):
             network = self.network.build(stream.shape, stream.classes).to(device)
+            if not (isinstance(network, Split) and network.above.grows):  # which has no classes yet
+                shown = next(part for part in (*stream.tests, *stream.experiences) if len(part))  # tests are at hand
+                look_at(network, inputs(shown.x[[0, -1]]), stream.classes)
         optimiser = OPTIMIZERS[self.optimizer](network, self, seed)
         learner = self.kind(self.settings, network, optimiser, seed, stream.rivals(), self.batch_size)
         learner.halved, learner.epochs, learner.iterations = self.halved, self.epochs, self.iterations

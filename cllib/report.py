@@ -12,14 +12,13 @@ from cllib import chapters, ledger, metrics
 from cllib.results import Record
 
 ASKED = ("Acc", "Forg (Chaudhry)", "WC-ACC")  # the metrics most asked for
-CURVE_METRICS = {"min-ACC": metrics.minimum_accuracy, "WC-ACC": metrics.worst_case_accuracy}
 
 
 def runs_table(made: Sequence[Record]) -> pd.DataFrame:
     """One row a record: what was run, every metric as mean and half of its 95 % interval over n seeds, and the costs.
 
     differs: the settings in which records of one learner on one stream differ; seconds and joules are of one run; kept:
-    bytes that one run carries from step to step; peak: of the process.
+    bytes that one run carries from step to step; peak: of the process; curve on: test images in a point of the curve.
     """
     return pd.DataFrame([row(record) | {"differs": told} for record, told in zip(made, differences(made), strict=True)])
 
@@ -36,6 +35,7 @@ def row(record: Record) -> dict[str, object]:
         "network": record.bytes.get("network"),
         "peak": record.peak_memory or None,
         "diverged": sum(record.diverged),
+        "curve on": record.excerpt or None,
         "profile": record.profile,
         "experiment": record.experiment,
         "whole": record.whole,
@@ -57,12 +57,8 @@ def measured(record: Record) -> dict[str, metrics.Array]:
     matrix = np.asarray(record.test, dtype=np.float64)  # [n, E, J]
     if not matrix.size:
         return {}
-    if matrix.shape[1] != matrix.shape[2]:  # fewer experiences than test sets: no forgetting to speak of
-        return {"Acc": matrix[:, -1].mean(-1)}
-    found = {name: metric(matrix) for name, metric in metrics.METRICS.items()}
-    if np.size(record.curve) and len(record.ends) > 1:
-        found |= {name: record.metric(name) for name in CURVE_METRICS}
-    return found
+    square = matrix.shape[1] == matrix.shape[2]  # else fewer rows than test sets: no forgetting to speak of
+    return {name: record.metric(name) for name in [*(metrics.METRICS if square else ["Acc"]), *metrics.FROM_TESTS]}
 
 
 def differences(made: Sequence[Record]) -> list[str]:
@@ -104,13 +100,19 @@ def readable(table: pd.DataFrame, names: Sequence[str] = ASKED) -> str:
 def cell(mean: float, half: float) -> str:
     """A mean and its interval, as far as there are any."""
     if not np.isfinite(mean):
-        return ""
+        return "n/a"
     return f"{mean:.3f} ± {half:.3f}" if np.isfinite(half) else f"{mean:.3f}"
+
+
+def excerpts(made: Sequence[Record]) -> str:
+    """On how many images the curves stand, in words."""
+    sizes = sorted({record.excerpt for record in made if record.excerpt})
+    return f"{' to '.join(str(size) for size in dict.fromkeys([sizes[0], sizes[-1]]))} in all" if sizes else "no curve"
 
 
 def definitions() -> str:
     """Every metric with its formula, a line each."""
-    kinds = {**metrics.METRICS, **CURVE_METRICS}
+    kinds = {**metrics.METRICS, **metrics.FROM_TESTS}
     return "\n".join(f"  {name:20s} {(kind.__doc__ or '').strip().splitlines()[0]}" for name, kind in kinds.items())
 
 
@@ -129,7 +131,8 @@ def whole(made: Sequence[Record], records: Path) -> str:
     if made:
         note = (
             "± is half of the 95 % interval over n seeds. kept: carried by one run from step to step; peak: of the "
-            "process; joules: estimated from CPU time, not measured; seconds, joules: of one run."
+            "process; joules: estimated from CPU time, not measured; seconds, joules: of one run. min-ACC, WC-ACC: "
+            f"between borders on an excerpt of the test images ({excerpts(made)}), at borders on all; n/a: not defined."
         )
         parts = [readable(runs_table(made)), note, "Metrics, from R[i, j], accuracy on test set j after experience i:"]
         parts.append(definitions())

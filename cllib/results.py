@@ -25,7 +25,7 @@ from scipy.stats import false_discovery_control, ttest_1samp
 from cllib.datasets.files import hash_arrays, writable_folder, write_atomic
 from cllib.errors import UserError
 from cllib.interactive import watched
-from cllib.metrics import METRICS, Array, interval, minimum_accuracy, of_task, worst_case_accuracy
+from cllib.metrics import FROM_TESTS, METRICS, Array, interval, of_task
 from cllib.recipes import completed
 from cllib.runs import ROOT, artifacts, processor, versions
 from cllib.streams.base import Stream
@@ -46,11 +46,12 @@ class Record:
     order: "published", or "own" where every run drew its sample order. data: hash of the arrays really
     used; whole, note: False for a part of the stream, and what its name does not say. confusion: at the end of the
     stream, `[n][C][C]`, rows true; curve: accuracy on an excerpt of every test set while training, `[n][K][J]`, after
-    `steps: [K]`; ends: steps done at the end of each experience, `[E]`; diverged: whether the last answers were no
-    finite numbers; bytes: kept by one run, by part; peak_memory: bytes the process held at most; energy: joules and how
-    they were got; measuring: what the loop was told of it; runs: addresses of what it was made from; code: hash of the
-    code that made it; names: of the classes, in the order of their numbers (empty where seeds differ in it); processor:
-    what it can do (`runs.processor`), on which the last bits of a number depend.
+    `steps: [K]`; excerpts: how many images of every test set it stands on, `[n][J]` (empty in older records); ends:
+    steps done at the end of each experience, `[E]`; diverged: whether the last answers were no finite numbers; bytes:
+    kept by one run, by part; peak_memory: bytes the process held at most; energy: joules and how they were got;
+    measuring: what the loop was told of it; runs: addresses of what it was made from; code: hash of the code that made
+    it; names: of the classes, in the order of their numbers (empty where seeds differ in it); processor: what it can do
+    (`runs.processor`), on which the last bits of a number depend.
     """
 
     experiment: str
@@ -91,6 +92,7 @@ class Record:
     by_class: list[list[list[float]]] = field(default_factory=list)
     held: list[list[list[float]]] = field(default_factory=list)
     moments: dict[str, list[list[list[float]]]] = field(default_factory=dict)
+    excerpts: list[list[int]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     processor: str = ""
 
@@ -100,22 +102,29 @@ class Record:
 
     def metric(self, name: str) -> Array:
         """One value per seed, `[n]`: one of `metrics.METRICS`, "t3" or "l3" (`metrics.of_task`), or a tracked norm;
-        "min-ACC" or "WC-ACC", from the curve.
+        "min-ACC" or "WC-ACC", from curve and borders (`metrics.minimum_accuracy`).
 
         With "masked " before it, from the answers where only the classes of a sample's experience compete; with the
         name of a moment and ": ", from the answers at that moment. Raises KeyError for another name.
         """
         if name in self.norms:
             return np.asarray(self.norms[name])[:, -1]
-        if name == "min-ACC":
-            return minimum_accuracy(self.curve, self.steps, self.ends)
-        if name == "WC-ACC":
-            return worst_case_accuracy(self.test, self.curve, self.steps, self.ends)
+        if name in FROM_TESTS:
+            every = self.measuring.get("exam_every", 1)
+            return FROM_TESTS[name](self.test, self.curve, self.steps, self.ends, every)
         matrix, name = (self.masked, name.removeprefix("masked ")) if name.startswith("masked ") else (self.test, name)
         if ": " in name:
             moment, name = name.split(": ")
             matrix = self.moments[moment]
         return METRICS[name](matrix) if name in METRICS else of_task(matrix, name)
+
+    @property
+    def excerpt(self) -> int:
+        """Test images that a point of the curve stands on, all sets together, at most; 0 without a curve."""
+        if not np.size(self.curve):
+            return 0
+        told = [sum(sizes) for sizes in self.excerpts]
+        return max(told) if told else int(self.measuring.get("probe_size", 0))
 
     def validation_accuracy(self) -> Array:
         """Mean accuracy on the validation sets at the end of the last of them (half of the stream), `[n]`."""
@@ -134,6 +143,7 @@ PER_SEED = (
     "scrambles",
     "confusion",
     "curve",
+    "excerpts",
     "diverged",
     "runs",
 )
@@ -329,6 +339,7 @@ def records(
             confusion=outcome.confusion[k * n : (k + 1) * n].tolist(),
             curve=cut(outcome.curve, k),
             steps=outcome.steps.tolist(),
+            excerpts=[outcome.excerpts.tolist()] * n if outcome.excerpts.size else [],
             ends=outcome.ends.tolist(),
             diverged=outcome.diverged[k * n : (k + 1) * n].tolist(),
             bytes=outcome.bytes,
@@ -527,7 +538,7 @@ def paired(
         if one is None or other is None or one.seeds != other.seeds or one.n < 2:
             continue
         mean, half = interval(one.metric(metric) - other.metric(metric))
-        verdict = "cannot be told" if abs(mean) <= half else "better" if mean > 0 else "worse"
+        verdict = "better" if mean > half else "worse" if mean < -half else "cannot be told"
         rows.append((name, f"{better} - {worse}", mean, half, one.n, verdict))
     return pd.DataFrame(rows, columns=["runs", "difference", "mean", "half-width", "n", "verdict"])
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from cllib.checkpoints import Keeper
 from cllib.errors import whole
 from cllib.feeds import Feed
+from cllib.metrics import examined
 from cllib.randomness import global_state, seeded, set_global_state
 from cllib.streams.base import Experience, Stream, inputs
 from cllib.threads import one_thread
@@ -148,12 +149,12 @@ class Outcome:
     test, validation: accuracy matrices `[R, E, J]`, `[R, E, J_val]`; masked: as test, where fewer classes compete
     (`Stream.masks`; J = 0 where that says nothing); confusion: at the end, `[R, C, C]`, rows true;
     online: accuracy on each sample before learning it, averaged over windows, `[R, W]`, ending at `samples: [W]`;
-    curve: accuracy on excerpts of the test sets, `[R, K, J]`, after `steps: [K]`; ends: steps done at the end of each
-    experience, `[E]`; scrambles: keys replaced, `[R]` (0 for other heads); diverged: whether the last answers were no
-    finite numbers, `[R]`; norms: size of every parameter after each experience, `[R, E]` (empty unless asked for);
-    by_class: accuracy on each class, and held: stored samples of each, after every experience, `[R, E, C]` (C = 0
-    unless asked for); seconds: wall clock; cpu_seconds: of the process; peak_memory: bytes; sizes, bytes: numbers and
-    bytes one run keeps, by part.
+    curve: accuracy on excerpts of the test sets, `[R, K, J]`, after `steps: [K]`; excerpts: how many images these are,
+    `[J]`; ends: steps done at the end of each experience, `[E]`; scrambles: keys replaced, `[R]` (0 for other heads);
+    diverged: whether the last answers were no finite numbers, `[R]`; norms: size of every parameter after each
+    experience, `[R, E]` (empty unless asked for); by_class: accuracy on each class, and held: stored samples of each,
+    after every experience, `[R, E, C]` (C = 0 unless asked for); seconds: wall clock; cpu_seconds: of the process;
+    peak_memory: bytes; sizes, bytes: numbers and bytes one run keeps, by part.
     """
 
     test: Array
@@ -165,6 +166,7 @@ class Outcome:
     samples: Array
     curve: Array
     steps: Array
+    excerpts: Array
     ends: Array
     scrambles: Array
     diverged: Array
@@ -283,13 +285,14 @@ def train(
     exam_every: experiences from one test to the next (the last is always tested), so that the accuracy matrix has as
     many rows; watch: called as `watch(steps, learner)` before the first and after every step; log: called as
     `log(steps, scalars)` at every point of the curve and every border; progress: show a bar, None: on a terminal only.
-    Raises UserError for a checkpoint that cannot be used.
+    Raises UserError for a checkpoint that cannot be used, or a stream of which every answer would be right.
     """
     whole("track_every", track_every, 1)
     whole("probe_every", probe_every, 0)
     whole("probe_size", probe_size, 1)
     whole("eval_chunk", eval_chunk, 1)
     whole("exam_every", exam_every, 1)
+    stream.ask_something()
     loop = Loop(learner, stream, feed, History(track_every), keeper, watch, log)
     loop.set_exams(eval_chunk, probe_every, probe_size)
     loop.track_norms, loop.track_classes, loop.exam_every = track_norms, track_classes, exam_every
@@ -405,7 +408,7 @@ class Loop:
 
     def due(self) -> bool:
         """Whether this border is tested."""
-        return (self.experience + 1) % self.exam_every == 0 or self.experience == len(self.steps) - 1
+        return self.experience in examined(len(self.steps), self.exam_every)
 
     def border(self) -> None:
         """What is measured between experiences: a row of the accuracy matrices, and the like."""
@@ -487,6 +490,7 @@ class Loop:
             samples=samples,
             curve=history.stacked("curve", runs),
             steps=np.array(history.steps, dtype=np.float64),
+            excerpts=np.array(self.exams["curve"].sizes if history.rows["curve"] else [], dtype=np.int64),
             ends=np.cumsum(self.steps),
             scrambles=scrambles(learner),
             diverged=np.broadcast_to(~history.finite.reshape(-1).numpy(), (runs,)),

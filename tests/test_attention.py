@@ -1,6 +1,7 @@
 """Attention is collected from every block without a trace, and rolled out as its definition says."""
 
 from collections import Counter
+from functools import partial
 from math import floor
 
 import numpy as np
@@ -11,22 +12,28 @@ from torch import Tensor, nn
 
 from cllib.attention import (
     HEADS,
+    Grid,
     attentions,
+    cut_square,
     discard,
     fuse,
+    grid_of,
     mask,
     overlay,
     photo,
+    placed,
     residual_normalised,
     rollout,
-    squared,
     switched,
 )
 from cllib.errors import UserError
+from cllib.models.convit import ConViT
 from cllib.models.latent_vit import LatentViT
 from cllib.models.networks import logits_of
+from cllib.models.plain_vit import PlainViT
 
 DEPTH, T = 3, 65
+EIGHT = Grid(8, 8)
 
 
 def vit(**changes) -> VisionTransformer:
@@ -222,7 +229,7 @@ def test_rollout_is_what_numpy_finds(heads: str, normalize: str) -> None:
         expected = in_numpy(attn[:, b].numpy(), heads, 0.5, normalize)
         np.testing.assert_allclose(found[b].numpy(), expected, rtol=1e-6, atol=1e-12)
         square = expected[0, 1:].reshape(2, 2)
-        np.testing.assert_allclose(mask(found)[b].numpy(), square / square.max(), rtol=1e-6)
+        np.testing.assert_allclose(mask(found, Grid(2, 2))[b].numpy(), square / square.max(), rtol=1e-6)
 
 
 def test_defaults_are_those_of_the_released_pictures_but_for_the_normalisation() -> None:
@@ -245,7 +252,7 @@ def test_the_released_normalisation_is_harmless_only_for_means_that_were_not_thi
     torch.testing.assert_close(rollout(attn, "mean", 0, "legacy"), rollout(attn, "mean", 0, "row"), atol=1e-6, rtol=0)
     sums = residual_normalised(discard(fuse(attn, "max"), 0.9), "legacy").sum(-1)
     assert sums.min() < 0.75 and sums.max() > 1.6
-    assert not torch.allclose(mask(rollout(attn, normalize="legacy")), mask(rollout(attn)), atol=0.2)
+    assert not torch.allclose(mask(rollout(attn, normalize="legacy"), EIGHT), mask(rollout(attn), EIGHT), atol=0.2)
 
 
 def test_a_batch_is_its_images_one_by_one() -> None:
@@ -253,19 +260,20 @@ def test_a_batch_is_its_images_one_by_one() -> None:
     together = rollout(attentions(net, x))
     alone = torch.cat([rollout(attentions(net, one[None])) for one in x])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
-    assert (mask(together).amax((1, 2)) == 1).all() and mask(together).shape == (3, 8, 8)
+    found = mask(together, grid_of(net, x))
+    assert (found.amax((1, 2)) == 1).all() and found.shape == (3, 8, 8)
 
 
 @pytest.mark.parametrize("ratio", [0, 0.9])
 def test_tokens_that_see_only_themselves_give_an_empty_mask(ratio: float) -> None:
     found = rollout(torch.eye(T).expand(DEPTH, 2, 4, T, T), "mean", ratio)
     torch.testing.assert_close(found, torch.eye(T).expand(2, T, T))
-    assert torch.equal(mask(found), torch.zeros(2, 8, 8))
+    assert torch.equal(mask(found, EIGHT), torch.zeros(2, 8, 8))
 
 
 def test_uniform_attention_gives_a_uniform_mask() -> None:
     found = rollout(torch.full((DEPTH, 2, 4, T, T), 1 / T), "mean", 0)
-    torch.testing.assert_close(mask(found), torch.ones(2, 8, 8))
+    torch.testing.assert_close(mask(found, EIGHT), torch.ones(2, 8, 8))
 
 
 def test_later_blocks_multiply_from_the_left() -> None:
@@ -273,16 +281,91 @@ def test_later_blocks_multiply_from_the_left() -> None:
     first[1], second[0] = torch.eye(5)[2], torch.eye(5)[1]  # token 1 takes from 2, then the class token from 1
     found = rollout(torch.stack([first, second])[:, None, None], "mean", 0)
     assert found[0, 0].tolist() == [0.5, 0.25, 0.25, 0, 0]
-    assert mask(found)[0].tolist() == [[1, 1], [0, 0]]
+    assert mask(found, Grid(2, 2))[0].tolist() == [[1, 1], [0, 0]]
 
 
 def test_what_is_no_attention_is_refused() -> None:
     with pytest.raises(UserError, match=r"\[3, 4, 65, 65\]"):
         rollout(random_attention(3, 4))
-    for tokens in (0, 1, 4, 64):
-        with pytest.raises(UserError, match=f"{tokens} tokens"):
-            squared(torch.zeros(1, tokens))
-    assert squared(torch.arange(5.0)[None]).tolist() == [[[1, 2], [3, 4]]]
+    for tokens in (0, 1, 3, 6, 64):
+        with pytest.raises(UserError, match=f"{tokens} tokens: must be at most a class token, then 2 x 2 patches"):
+            placed(torch.zeros(1, tokens), Grid(2, 2))
+    assert placed(torch.arange(5.0)[None], Grid(2, 2)).tolist() == [[[1, 2], [3, 4]]]
+    assert placed(torch.arange(7.0)[None], Grid(1, 4, 3)).tolist() == [[[3, 4, 5, 6]]]
+
+
+# --- images that are not square, tokens that are no patches ---
+
+
+def oblong(n: int = 2) -> Tensor:
+    """Images of 4 x 9 patches of 4 pixels: as many as of a square."""
+    return torch.rand(n, 3, 16, 36, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("registers", [0, 4, 5])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_the_grid_is_the_networks_own(registers: int, dynamic: bool) -> None:
+    size = (32, 32) if dynamic else (16, 36)
+    net, x = vit(img_size=size, reg_tokens=registers, dynamic_img_size=dynamic), oblong()
+    grid = grid_of(net, x)
+    assert grid == (4, 9, 1 + registers, True)
+    rolled = rollout(attentions(net, x))
+    found = mask(rolled, grid)
+    assert found.shape == (2, 4, 9)
+    patches = rolled[:, 0, 1 + registers :]
+    torch.testing.assert_close(found, (patches / patches.amax(-1, keepdim=True)).view(2, 4, 9))
+    hot = torch.zeros(36).scatter(0, torch.tensor([9]), 1)  # the first patch of the second row
+    one = torch.cat([torch.zeros(1 + registers), hot])[None]
+    assert placed(one, grid)[0].nonzero().tolist() == [[1, 0]]
+
+
+def test_few_patches_beside_many_registers_are_no_larger_square() -> None:
+    net, x = vit(img_size=8, reg_tokens=5), images()[..., :8, :8]
+    grid = grid_of(net, x)
+    assert mask(rollout(attentions(net, x)), grid).shape == (2, 2, 2)
+
+
+@pytest.mark.parametrize("changes", [{}, {"reg_tokens": 4}])
+def test_without_a_class_token_nothing_gathers(changes: dict[str, int]) -> None:
+    net, x = vit(class_token=False, global_pool="avg", **changes), images()
+    with pytest.raises(UserError, match="no class token"):
+        mask(rollout(attentions(net, x)), grid_of(net, x))
+
+
+@pytest.mark.parametrize("replay_block", [None, 2])
+def test_networks_of_the_package_tell_their_grid(replay_block: int | None) -> None:
+    cut = LatentViT(depth=3, replay_block=replay_block, weights="random").whole(5)
+    assert grid_of(cut, images()) == (4, 4, None, True)
+    plain = PlainViT(dim=8, heads=2).build((3, 32, 32), 5)
+    convit = ConViT(dim=8, heads=2, layers=2, tasks=1).build((3, 32, 32), 5)
+    assert grid_of(plain, images())[:2] == grid_of(convit, images())[:2] == (8, 8)
+
+
+def test_what_does_not_tell_its_patches_is_refused() -> None:
+    upper = LatentViT(depth=3, replay_block=2, weights="random").upper(5)
+    with pytest.raises(UserError, match=r"model = Upper: no convolution and no patch_embed.grid_size"):
+        grid_of(upper, torch.zeros(1, 17, 64))
+
+
+def test_images_are_cut_into_squares_or_not_at_all() -> None:
+    assert cut_square(torch.zeros(1, 3, 64, 144), 36)[:2] == (4, 9)
+    assert cut_square(torch.zeros(1, 3, 32, 32), 16)[:2] == (4, 4)
+    for size, patches in (((64, 144), 35), ((64, 144), 0), ((30, 30), 16), ((64, 64), 17), ((1, 1), 4)):
+        with pytest.raises(UserError, match=f"{patches} patches"):
+            cut_square(torch.zeros(1, 3, *size), patches)
+
+
+def test_attention_of_an_image_does_not_depend_on_its_neighbours() -> None:
+    net, x = vit(norm_layer=partial(Across, track_running_stats=False)), images(3)
+    together = attentions(net, x)
+    torch.testing.assert_close(together[:, :1], attentions(net, x[:1]), atol=1e-6, rtol=0)
+
+
+class Across(nn.BatchNorm1d):
+    """BatchNorm over channels that stand last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, -1)).transpose(1, -1) if x.ndim == 3 else super().forward(x)
 
 
 # --- to look at ---

@@ -172,3 +172,79 @@ def test_images_and_targets_are_checked(method: Method) -> None:
 def test_steps_are_at_least_one() -> None:
     with pytest.raises(UserError, match="steps = 0"):
         integrated_gradients(vit(), images(), 0, 0)
+
+
+# --- images that are not square, tokens that are no patches ---
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_maps_of_oblong_images_have_their_grid(registers: int) -> None:
+    torch.manual_seed(0)
+    net = VisionTransformer((16, 36), 4, embed_dim=16, depth=3, num_heads=4, num_classes=5, reg_tokens=registers)
+    x = torch.rand(2, 3, 16, 36)
+    assert by_patches(net, x, TARGETS).shape == (2, 4, 9)
+    assert by_gradients(net, x, TARGETS).shape == (2, 16, 36)
+
+
+def test_without_a_class_token_all_tokens_are_patches() -> None:
+    torch.manual_seed(0)
+    net = VisionTransformer(
+        32, 4, embed_dim=16, depth=3, num_heads=4, num_classes=5, class_token=False, global_pool="avg"
+    )
+    found = by_patches(net, images(), TARGETS)
+    assert found.shape == (2, 8, 8) and found.max() > 0
+
+
+# --- norms that look at the batch ---
+
+
+def across(track: bool = False) -> nn.Sequential:
+    """A network whose answer to an image depends on the others of its batch, unless norms keep statistics."""
+    torch.manual_seed(0)
+    norms = [nn.BatchNorm2d(6, track_running_stats=track), nn.BatchNorm2d(8, track_running_stats=track)]
+    layers = [nn.Conv2d(3, 6, 3), norms[0], nn.ReLU(), nn.Conv2d(6, 8, 3, 2), norms[1], nn.Tanh()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5))
+
+
+def test_a_map_does_not_depend_on_its_neighbours_and_is_complete() -> None:
+    net, x = across().train(), images(4)
+    targets = torch.tensor([3, 0, 1, 4])
+    together = integrated_gradients(net, x, targets, 256)
+    for k in range(4):
+        alone = integrated_gradients(net, x[k : k + 1], targets[k : k + 1], 256)
+        torch.testing.assert_close(together[k : k + 1], alone, atol=1e-6, rtol=0)
+        torch.testing.assert_close(together[k : k + 1], integrated_gradients(net, x[k : k + 1], int(targets[k]), 256))
+    assert incompleteness(net, x, targets, together).abs().max() < 2e-3
+    assert together.abs().max() > 1e-3
+    assert net.training and net[1].running_mean is None and not net[1]._forward_pre_hooks
+
+
+def test_a_map_can_be_asked_for_among_given_images() -> None:
+    net, x, others = across(), images(2), torch.rand(6, 3, 32, 32)
+    maps = integrated_gradients(net, x, TARGETS, 256, others)
+    alone = integrated_gradients(net, x[:1], 3, 256, others)
+    torch.testing.assert_close(maps[:1], alone, atol=1e-6, rtol=0)
+    assert incompleteness(net, x, TARGETS, maps, others).abs().max() < 2e-3
+    assert not torch.allclose(maps, integrated_gradients(net, x, TARGETS, 256), atol=1e-3)
+    kept = across(True)
+    torch.testing.assert_close(integrated_gradients(kept, x, 0, 4, others), integrated_gradients(kept, x, 0, 4))
+
+
+def test_patches_are_seen_apart_too() -> None:
+    net = vit()
+    with_norm = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), net)
+    x, layer = images(3), net.blocks[2].norm1
+    together = grad_cam(with_norm, layer, x, 1)
+    torch.testing.assert_close(together[:1], grad_cam(with_norm, layer, x[:1], 1), atol=1e-6, rtol=0)
+
+
+def test_a_norm_with_one_number_a_channel_needs_others() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(6, track_running_stats=False)
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 6), norm, nn.Linear(6, 5)), images()
+    with pytest.raises(UserError, match="model = Sequential: its norms need a batch; say which images, as among"):
+        integrated_gradients(net, x, TARGETS, 4)
+    others = torch.rand(9, 3, 32, 32)
+    maps = integrated_gradients(net, x, TARGETS, 4, others)
+    torch.testing.assert_close(maps[:1], integrated_gradients(net, x[:1], 3, 4, others), atol=1e-6, rtol=0)
+    assert net[2].running_mean is None

@@ -45,6 +45,11 @@ def test_small_runs_and_stand_ins_show_a_mechanism_only(made: list[Record]) -> N
     assert judge(VALUE, [])["verdict"] == "not run"
 
 
+def test_what_is_not_defined_on_a_stream_is_not_run(made: list[Record]) -> None:
+    one = replace(made[0], test=[[[0.5]]] * made[0].n)
+    assert judge(replace(VALUE, metric="Forg", value=0.0), [one])["verdict"] == "not run"
+
+
 def test_an_order_is_judged_where_both_sides_were_run(made: list[Record]) -> None:
     elsewhere = replace(ORDER, stream="ns-imagenet", stand_ins=("modes-cdi",))
     worse, better = with_accuracy(made[0], [0.1, 0.5, 0.9]), with_accuracy(made[1], [0.2, 0.6, 1.0])

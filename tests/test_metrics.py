@@ -8,7 +8,9 @@ from hypothesis.extra.numpy import arrays
 
 from cllib.errors import UserError
 from cllib.metrics import (
+    FROM_TESTS,
     METRICS,
+    examined,
     grouped,
     half_width,
     interval,
@@ -32,7 +34,6 @@ PEERS = [[0.95, 0, 0, 0], [0.70, 0.90, 0, 0], [0.97, 0.60, 0.92, 0], [0.50, 0.95
         (np.eye(4), {"Acc": 0.25, "Forg": 1, "Fwd": 0}),
         (np.tril(np.ones((4, 4))), {"Acc": 1, "Forg": 0}),
         ([[0.5, 0.2, 0.1], [0.7, 0.6, 0.3], [0.9, 0.8, 0.7]], {"Acc": 0.8, "Bwd": 0.8 / 3, "Fwd": 0.2, "BWT": 0.3}),
-        ([[0.7]], {"Acc": 0.7, "Forg": 0, "Bwd": 0, "Fwd": 0, "BWT": 0, "Forg (Chaudhry)": 0}),
     ],
 )
 def test_9_hand_matrices(matrix, values) -> None:
@@ -105,8 +106,13 @@ def test_accuracy_on_what_has_been_seen_by_hand() -> None:
 @pytest.mark.parametrize("value", [0.0, 0.7])
 def test_of_one_experience_only_accuracies_say_something(value: float) -> None:
     one = [[value]]
-    assert METRICS["Stab"](one) == 0 == METRICS["Trade-off"](one)
-    assert METRICS["Acc incremental"](one) == value == METRICS["Acc"](one) == of_task(one, "s1")
+    said = {"Acc", "Acc over time", "Plast", "Acc incremental"}
+    for name, metric in METRICS.items():
+        assert metric(one) == value if name in said else np.isnan(metric(one)), name
+        assert METRICS[name]([one, one]).shape == (2,)
+    assert of_task(one, "s1") == value
+    for low in FROM_TESTS.values():
+        assert np.isnan(low([one], [[[value], [value]]], [1, 2], [2])).all()
 
 
 @given(arrays(float, (2, 4, 4), elements=st.floats(0, 1)))
@@ -128,15 +134,41 @@ def test_interval_is_students_t() -> None:
 
 
 def test_minimum_and_worst_case_accuracy_by_hand() -> None:
-    # Test set 0 falls to .2 inside experience 1 and heals to .8: the matrix never shows it.
-    steps, ends = [5, 10, 12, 20, 22, 30], [10, 20, 30]
-    curve = np.array([[0.5, 0, 0], [0.9, 0, 0], [0.2, 0.4, 0], [0.8, 0.9, 0], [0.6, 0.5, 0.3], [0.7, 0.7, 0.9]])
-    matrix = [[0.9, 0, 0], [0.8, 0.9, 0], [0.7, 0.7, 0.9]]
-    assert minimum_accuracy(curve, steps, ends) == pytest.approx((0.2 + 0.5) / 2)
-    assert worst_case_accuracy(matrix, curve, steps, ends) == pytest.approx(0.9 / 3 + 2 / 3 * 0.35)
-    both = minimum_accuracy(np.stack([curve, curve / 2]), steps, ends)
-    assert both == pytest.approx([0.35, 0.175])
-    assert np.isnan(minimum_accuracy(curve[:2], steps[:2], ends))
+    # Test set 0 falls to .2 inside experience 1 and heals to .8; test set 1 is lowest at the end, after the last point.
+    steps, ends = [5, 10, 12, 20, 22, 29], [10, 20, 30]
+    curve = np.array([[0.1, 0, 0], [0.1, 0, 0], [0.2, 0.4, 0], [0.8, 0.3, 0], [0.6, 0.5, 0.3], [0.7, 0.7, 0.9]])
+    matrix = np.array([[0.9, 0, 0], [0.8, 0.1, 0], [0.7, 0.45, 0.9]])  # the curve at 20, and R[1, 1], come too early
+    assert minimum_accuracy(matrix, curve, steps, ends) == pytest.approx((0.2 + 0.45) / 2)
+    assert worst_case_accuracy(matrix, curve, steps, ends) == pytest.approx(0.9 / 3 + 2 / 3 * 0.325)
+    both = minimum_accuracy(np.stack([matrix, matrix / 2]), np.stack([curve, curve / 2]), steps, ends)
+    assert both == pytest.approx([0.325, 0.1625])
+    assert minimum_accuracy(matrix, curve[:2], steps[:2], ends) == pytest.approx((0.7 + 0.45) / 2), "only borders"
+    assert minimum_accuracy(matrix[2:], curve, steps, ends, 3) == pytest.approx((0.2 + 0.45) / 2), "only the last"
+    assert minimum_accuracy(matrix[1:], curve, steps, ends, 2) == pytest.approx((0.2 + 0.45) / 2)
+
+
+def test_where_tests_belong_to_no_experience_no_lowest_accuracy_is_said() -> None:
+    curve, steps, ends = np.full((2, 4, 1), 0.5), [1, 2, 3, 4], [2, 4]
+    for low in FROM_TESTS.values():
+        assert np.isnan(low(np.full((2, 2, 1), 0.5), curve, steps, ends)).tolist() == [True] * 2, "one set serves all"
+        assert np.isnan(low(np.full((2, 2, 2), 0.5), np.empty((2, 0, 0)), [], ends)).tolist() == [True] * 2, "no curve"
+        assert np.isnan(low(np.full((2, 1, 2), 0.5), np.full((2, 4, 2), 0.5), steps, ends)).all(), "which border?"
+        assert np.isnan(low(np.full((2, 1, 2), 0.5), np.full((2, 4, 2), 0.5), steps, [4])).all(), "merged"
+
+
+@given(st.data(), st.integers(2, 5), st.integers(1, 6), st.integers(1, 4))
+def test_the_worst_case_is_never_above_the_average(data: st.DataObject, z: int, length: int, every: int) -> None:
+    ends = [length * (e + 1) for e in range(z)]
+    rows = examined(z, every)
+    assert rows[-1] == z - 1 and all((e + 1) % every == 0 for e in rows[:-1])
+    steps = sorted(data.draw(st.sets(st.integers(1, ends[-1]), min_size=1)))
+    shares = st.floats(0, 1)
+    curve = data.draw(arrays(float, (2, len(steps), z), elements=shares))
+    r = data.draw(arrays(float, (2, len(rows), z), elements=shares))
+    low, worst = (f(r, curve, steps, ends, every) for f in (minimum_accuracy, worst_case_accuracy))
+    assert (low <= r[:, -1, :-1].mean(-1) + 1e-12).all() and (worst <= METRICS["Acc"](r) + 1e-12).all()
+    more = minimum_accuracy(r, curve[:, ::2], steps[::2], ends, every)
+    assert (low <= more + 1e-12).all(), "looking more often finds no higher minimum"
 
 
 def test_chaudhry_looks_at_a_task_from_when_it_was_learned() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click.testing
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -17,6 +18,7 @@ from cllib.models.networks import MLP
 from cllib.recipes import Recipe, parse
 from cllib.results import Record, all_kept, pooled
 from cllib.streams import merged
+from cllib.training import excerpt
 
 SMALL = ["-p", "train_size=8", "-p", "test_size=4", "-p", "hidden=8"]
 
@@ -85,6 +87,38 @@ def test_report_has_every_run_definition_and_ledger(
     table = pd.read_csv(tmp_path / "all.csv")
     assert len(table) == 2 and table["n"].tolist() == [3, 3]
     assert {"Acc", "Acc ±", "min-ACC", "WC-ACC", "seconds", "joules", "kept", "commit", "runs"} <= set(table)
+
+
+def test_the_worst_case_is_at_most_the_average_and_its_images_are_counted(networks: list[Record]) -> None:
+    for record in networks:
+        assert (record.metric("WC-ACC") <= record.metric("Acc") + 1e-9).all()
+        assert (record.metric("min-ACC") <= record.metric("Stab") + 1e-9).all()
+        sizes = [len(part) for part in excerpt(tiny_stream().tests, 400)]
+        assert record.excerpts == [sizes] * 3 and record.excerpt == sum(sizes)
+    assert report.runs_table(networks)["curve on"].tolist() == [sum(sizes)] * 2
+    assert f"({sum(sizes)} in all)" in report.whole(networks, Path("nowhere"))
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_what_happens_at_a_border_counts(tmp_path: Path, every: int) -> None:
+    """GDumb learns nothing but at borders, where its network is trained anew."""
+    settings = LEARNERS["gdumb"].Settings(buffer_size=12, memory_epochs=30)
+    made = {"gdumb": Recipe("gdumb", settings, MLP((8,)), batch_size=8, step_size=0.3)}
+    (record,) = compare("t", tiny_stream(), made, [1, 2, 3], store=tmp_path, probe_every=1, exam_every=every)
+    assert record.measuring["exam_every"] == every
+    low, final = record.metric("min-ACC"), np.asarray(record.test)[:, -1, :-1].mean(-1)
+    assert (low <= final + 1e-9).all() and (record.metric("WC-ACC") <= record.metric("Acc") + 1e-9).all()
+
+
+def test_one_experience_forgets_nothing_that_could_be_said(tmp_path: Path) -> None:
+    learners = {"naive": Recipe("naive", network=MLP((8,)), batch_size=8)}
+    first = replace(tiny_stream(), experiences=tiny_stream().experiences[:1], tests=tiny_stream().tests[:1])
+    one = compare("one", first, learners, [1, 2], store=tmp_path, probe_every=2)
+    table = report.runs_table(one)
+    assert table[["Forg", "Stab", "Bwd", "Fwd", "Trade-off", "WC-ACC", "min-ACC"]].isna().all().all()
+    line = report.readable(table).splitlines()[-1]
+    assert line.count("n/a") == 2, line  # Forg (Chaudhry) and WC-ACC
+    assert results.metrics_table(one, ["Acc", "Forg"])["Forg"].item().startswith("n/a")
 
 
 def test_report_without_runs_says_so(tmp_path: Path) -> None:

@@ -377,6 +377,21 @@ def test_lowest_accuracies_are_metrics_of_a_record(made: list[Record]) -> None:
     one = replace(made[0], seeds=[1], test=[[[1.0, 0.0], [0.6, 1.0]]], curve=curve, steps=[2, 3, 4], ends=[2, 4])
     assert one.metric("min-ACC") == pytest.approx([0.2])
     assert one.metric("WC-ACC") == pytest.approx([0.5 * 1.0 + 0.5 * 0.2])
+    fell = replace(one, test=[[[1.0, 0.0], [0.1, 1.0]]])
+    assert fell.metric("min-ACC") == pytest.approx([0.1]) and fell.metric("WC-ACC") == fell.metric("Acc")
+    seldom = replace(one, test=[[[0.1, 1.0]]], measuring={"exam_every": 2})
+    assert seldom.metric("min-ACC") == pytest.approx([0.1])
+    for none in (replace(one, curve=[]), replace(one, curve=[[]]), replace(one, test=[[[0.6], [0.6]]])):
+        assert np.isnan(none.metric("min-ACC")).all() and np.isnan(none.metric("WC-ACC")).all()
+
+
+def test_what_cannot_be_told_apart_is_no_worse(made: list[Record]) -> None:
+    """Of one experience forgetting is not defined, nor is a difference of it."""
+    one = replace(made[0], test=[[[0.5]]] * made[0].n)
+    pair = results.paired(
+        [one, replace(one, label="twin")], [(one.experiment, one.label, "twin")], "one experience", "Forg"
+    )
+    assert pair["verdict"].tolist() == ["cannot be told"] and results.short(pair["mean"].item()) == "n/a"
 
 
 def test_runs_over_tasks_of_other_sizes_are_one_record(made: list[Record]) -> None:

@@ -523,3 +523,10 @@ def test_a_learner_alone_names_moments_to_nobody(telling: Recipe) -> None:
     learner = telling.build(STREAM, 1)
     learner.finish(STREAM.experiences[0])
     assert learner.finished == 1
+
+
+def test_a_stream_of_which_every_answer_is_right_is_not_trained_on() -> None:
+    parts = tuple(replace(test, classes=test.classes[:1], y=test.y * 0 + test.classes[0]) for test in STREAM.tests)
+    alone = replace(STREAM, tests=parts, experiences=parts, scenario="task")
+    with pytest.raises(UserError, match="stream 'tiny': one class an experience leaves nothing to ask"):
+        run(NAIVE, alone)

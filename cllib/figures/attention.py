@@ -16,8 +16,8 @@ from cllib.figures.base import bare, closed
 def rollouts(images: Tensor, masks: Tensor, titles: Sequence[str]) -> Figure:
     """A column an image: the photo, and below it what the class token is made of, from blue (nothing) to red (most).
 
-    images: `[B, 3, H, W]` in [0, 1]; masks: `[B, g, g]` of `attention.mask`. Raises UserError unless there are equally
-    many of each.
+    images: `[B, 3, H, W]` in [0, 1]; masks: `[B, rows, columns]` of `attention.mask`. Raises UserError unless there are
+    equally many of each.
     """
     _same_number(images, {"masks": masks, "titles": titles})
     figure, axes = plt.subplots(2, len(images), figsize=(2.2 * len(images), 4.7), squeeze=False)

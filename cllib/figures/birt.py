@@ -1,6 +1,7 @@
 """Pictures of BiRT: where data flow, what is stored, both memories, what noise does."""
 
 from collections.abc import Mapping, Sequence
+from math import isqrt
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cllib.attention import photo
+from cllib.attention import cut_square, photo
 from cllib.calibration import recency
+from cllib.errors import UserError
 from cllib.figures.base import CLASS_COLOURS, bare, closed
 from cllib.metrics import Array, interval, of_seen
 from cllib.results import Record
@@ -21,15 +23,16 @@ from cllib.results import Record
 def represented(images: Tensor, r: Tensor, titles: Sequence[str]) -> Figure:
     """Images and what is stored of them: the first three principal components of r as red, green and blue.
 
-    images: `[n, C, H, W]` in [0, 1]; r: `[n, N, D]`, N a square.
+    images: `[n, C, H, W]` in [0, 1]; r: `[n, N, D]`, of N square patches. Raises UserError if the images cannot be cut
+    so.
     """
+    grid = cut_square(images, r.shape[1])
     flat = r.double().flatten(0, 1)  # [n N, D]
     centred = flat - flat.mean(0)
     _, _, axes_of = np.linalg.svd(centred.cpu().numpy(), full_matrices=False)
     parts = centred.cpu().numpy() @ axes_of[:3].T  # [n N, 3]
     low, high = np.quantile(parts, 0.02, axis=0), np.quantile(parts, 0.98, axis=0)
-    side = round(r.shape[1] ** 0.5)
-    maps = ((parts - low) / (high - low)).clip(0, 1).reshape(len(r), side, side, 3)
+    maps = ((parts - low) / (high - low)).clip(0, 1).reshape(len(r), grid.rows, grid.columns, 3)
     figure, axes = plt.subplots(2, len(images), figsize=(1.05 * len(images) + 0.6, 2.5), squeeze=False)
     for (above, below), image, colours, title in zip(axes.T, images, maps, titles, strict=True):
         bare(above).imshow(photo(image.expand(3, -1, -1).clamp(0, 1)).numpy())
@@ -239,10 +242,12 @@ def bytes_against(records: Sequence[Record]) -> Figure:
 def gated_attention(maps: Tensor, gates: Tensor, layers: Sequence[str]) -> Figure:
     """Where the middle patch of one image looks, a row a layer and a column a head, with the share of position.
 
-    maps: `[L, h, N, N]`; gates: `[L, h]`.
+    maps: `[L, h, N, N]` of a network for square images, so N is a square; gates: `[L, h]`. Raises UserError for others.
     """
     count, heads, n, _ = maps.shape
-    side = round(n**0.5)
+    side = isqrt(n)
+    if side**2 != n:
+        raise UserError(f"maps of {n} patches: must be those of a square image")
     middle = side // 2 * side + side // 2
     figure, axes = plt.subplots(count, heads, figsize=(1.35 * heads + 0.8, 1.5 * count), squeeze=False)
     for line, row, gate, name in zip(axes, maps, gates, layers, strict=True):

@@ -69,7 +69,7 @@ def online(records: Sequence[Record], stream: Stream) -> Figure:
 
 @closed
 def stability(records: Sequence[Record]) -> Figure:
-    """Accuracy on each test set while training, a panel a record, mean and 95 % interval over seeds.
+    """Accuracy on an excerpt of each test set while training, a panel a record, mean and 95 % interval over seeds.
 
     A dip right after a border that heals later is the stability gap (De Lange et al. 2023): tests at borders alone
     never show it. Raises UserError for a record without a curve.
@@ -91,7 +91,8 @@ def stability(records: Sequence[Record]) -> Figure:
             ax.fill_between(record.steps, bands[:, 0] - half, bands[:, 0] + half, color=colour, alpha=0.2, linewidth=0)
         for end in record.ends[:-1]:
             ax.axvline(end, color="0.6", linestyle=":", linewidth=1)
-        ax.set(title=f"{record.label} (n = {record.n})", xlabel="steps", ylim=(-0.02, 1.02))
+        title = f"{record.label} (n = {record.n}), {record.excerpt or 'some'} test images"
+        ax.set(title=title, xlabel="steps", ylim=(-0.02, 1.02))
     for ax in axes[:, 0]:
         ax.set_ylabel("test accuracy")
     if np.shape(records[0].curve)[-1] <= 10:

@@ -98,7 +98,10 @@ def _line(
 
 @closed
 def curves(records: Sequence[Record], test: int, ylabel: str) -> Figure:
-    """Accuracy on one test set while training, a line a record, mean and 95 % interval; x: share of all steps."""
+    """Accuracy on an excerpt of one test set while training, a line a record, mean and 95 % interval.
+
+    x: share of all steps.
+    """
     figure, ax = plt.subplots(figsize=(7.5, 3.2))
     for k, record in enumerate(records):
         curve = np.asarray(record.curve)
@@ -108,7 +111,8 @@ def curves(records: Sequence[Record], test: int, ylabel: str) -> Figure:
         half = np.nan_to_num(bands[:, 1], posinf=0)
         x = np.asarray(record.steps) / record.ends[-1]
         look = {"color": CLASS_COLOURS[k % 10], "linestyle": DASHES[k % 4]}
-        ax.plot(x, bands[:, 0], label=f"{record.label} (n = {record.n})", **look)
+        told = f"n = {record.n}; {record.excerpt or 'some'} test images in all"
+        ax.plot(x, bands[:, 0], label=f"{record.label} ({told})", **look)
         ax.fill_between(x, bands[:, 0] - half, bands[:, 0] + half, color=CLASS_COLOURS[k % 10], alpha=0.15, linewidth=0)
     ax.set(xlabel="share of the stream", ylabel=ylabel)
     ax.legend(fontsize="small")

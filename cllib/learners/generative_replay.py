@@ -18,7 +18,7 @@ from cllib.errors import UserError, flag, one_of, whole, within
 from cllib.exaggeration import DRAWS, Exaggeration
 from cllib.learners.naive import Losses, Naive
 from cllib.learners.si import PathPenalty
-from cllib.models.networks import classifier
+from cllib.models.networks import classes_of, only_logits
 from cllib.models.replay_vae import VAE, ReplayVAE, Seen
 from cllib.randomness import generator, seeded
 from cllib.streams.base import Experience
@@ -188,7 +188,7 @@ class GenerativeReplay(Naive):
     def cross_entropy(self, logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
         """P: over the classes that have come so far, or, where the task is told, over its own."""
         if self.rivals is None:
-            logits = logits.masked_fill(~self.active, -torch.inf)
+            logits = only_logits(self.network, logits).masked_fill(~self.active, -torch.inf)
         return super().cross_entropy(logits, y, reduction)
 
     # --- dreaming ---
@@ -341,10 +341,9 @@ class GenerativeReplay(Naive):
 
     def _add_dreamer(self, shape: tuple[int, ...]) -> None:
         """A generator of its own, learning beside the network with the same optimiser."""
-        weights = classifier(self.network).weight
-        config = self.settings.generator or SEPARATE
+        config, device = self.settings.generator or SEPARATE, next(self.network.parameters()).device
         with seeded(self.seed, "generator"):
-            self.dreamer = config.build(shape, len(weights)).to(weights.device)
+            self.dreamer = config.build(shape, classes_of(self.network)).to(device)
         self._optimise(self.dreamer)
         self._add_projection()
 
@@ -374,23 +373,21 @@ class GenerativeReplay(Naive):
         past = self.blocks[: self.learned]
         every = sorted({c for block in past for c in block})
         rows = past if self.rivals is not None else [every]
-        weights = classifier(self.network).weight
+        count, device = classes_of(self.network), next(self.network.parameters()).device
         longest = max(1, *(len(row) for row in [*rows, []]))
         table = torch.tensor([row + [0] * (longest - len(row)) for row in rows or [[]]], dtype=torch.long)
-        members = torch.zeros(len(table), len(weights), dtype=torch.bool)
+        members = torch.zeros(len(table), count, dtype=torch.bool)
         for k, row in enumerate(rows):
             members[k, row] = True
-        active = torch.zeros(len(weights), dtype=torch.bool)
+        active = torch.zeros(count, dtype=torch.bool)
         active[[c for block in self.blocks for c in block]] = True
-        owner = torch.full((len(weights),), -1)
+        owner = torch.full((count,), -1)
         for k, block in enumerate(past):
             alone = [c for c in block if sum(c in other for other in past) == 1]
             owner[alone] = k
         widths = torch.tensor([len(row) for row in rows or [[]]])
         made = (table, members, active, widths, owner, torch.tensor(every, dtype=torch.long))
-        self.table, self.members, self.active, self.widths, self.owner, self.columns = (
-            t.to(weights.device) for t in made
-        )
+        self.table, self.members, self.active, self.widths, self.owner, self.columns = (t.to(device) for t in made)
 
     def _held(self) -> list[nn.Parameter]:
         """What synaptic intelligence acts on: encoder and classifier, not what only dreams."""

@@ -118,8 +118,9 @@ class LatentReplay(Naive):
             old, old_labels = self.buffer.take(rows, x.dtype)
             x, labels = torch.cat([x, old]), torch.cat([y, old_labels])
         logits = self.network(x)
+        loss = self.cross_entropy(logits, labels)
         self.right = logits.detach().argmax(-1) == labels
-        return logits[: len(y)], {"loss": self.cross_entropy(logits, labels)}
+        return logits[: len(y)], {"loss": loss}
 
     def correct(self) -> None:
         if self.penalty is not None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cllib.feeds import Batches
+from cllib.models.networks import only_logits
 from cllib.models.norms import tested, transductive
 from cllib.streams.base import Experience, Stream
 
@@ -153,6 +154,7 @@ class Naive:
 
     def cross_entropy(self, logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
         """Cross-entropy over the logits that compete with each label."""
+        logits = only_logits(self.network, logits)
         if self.rivals is not None:
             logits = logits.masked_fill(~self.rivals[y], -torch.inf)
         return F.cross_entropy(logits, y, reduction=reduction)

@@ -98,6 +98,9 @@ class Upper(nn.Module):
         self.head = nn.Linear(config.size.dim, classes, bias=False)
         self.whole = False
 
+    def get_classifier(self) -> nn.Linear:
+        return self.head
+
     def forward(self, z: Tensor) -> Tensor:
         blocks = list(self.blocks)
         for block in blocks[:-1]:
@@ -124,6 +127,9 @@ class Cut(nn.Module):
         z = self.latents(x)
         logits: Tensor = self.upper(z if replayed is None else torch.cat([z, replayed]))
         return logits
+
+    def get_classifier(self) -> nn.Linear:
+        return self.upper.head
 
     def latents(self, x: Tensor) -> Tensor:
         """Tokens at the replay block, `[B, T, D]`."""

@@ -7,18 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cllib.models.networks import evaluating, logits_of
+from cllib.models.networks import KINDS, evaluating, logits_of
 from cllib.randomness import generator
 
-KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 CHUNK = 2048  # samples tested at once
 BATCH = 1000  # samples, at most, that share their statistics in a test
 
 
 def batch_norms(network: nn.Module) -> list[Any]:
     """The BatchNorms without running statistics: they use those of the batch, also in evaluation mode."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
-    return [m for m in network.modules() if isinstance(m, kinds) and not m.track_running_stats]
+    kind = nn.modules.batchnorm._BatchNorm  # of any number of dimensions, synchronised ones too
+    return [m for m in network.modules() if isinstance(m, kind) and m.running_mean is None]
 
 
 def transductive(network: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from cllib.models.networks import classifier
+from cllib.models.networks import classifier, only_logits
 
 # Called in every layer with attention, as noise(rows, heads, tokens): which rows are disturbed, and by what,
 # `[k]`, `[k, h, N, N]`; None: none.
@@ -103,8 +103,7 @@ class Whole(Above):
         return r
 
     def embed(self, z: Tensor, first: int | None = None) -> Tensor:
-        logits: Tensor = self.network(z)
-        return logits
+        return only_logits(self.network, self.network(z))
 
     def answer(self, e: Tensor) -> Tensor:
         return e

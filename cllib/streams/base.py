@@ -7,6 +7,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from cllib.errors import UserError
+
 
 @dataclass(frozen=True)
 class Experience:
@@ -40,6 +42,7 @@ class Stream:
     "class" (van de Ven & Tolias 2019). sortable: whether samples inside an experience may be reordered without changing
     what the stream is (CDID: no). whole: False if only a part of the training samples is shown. note: what the name
     does not say, e.g. the backbone. names: of the classes, in the order of their numbers; empty where they have none.
+    Raises UserError at construction for labels outside 0 .. classes - 1.
     """
 
     name: str
@@ -52,6 +55,24 @@ class Stream:
     note: str = ""
     scenario: str = "class"
     names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for part in (*self.experiences, *self.tests, *self.validations):
+            self._check(part)
+
+    def _check(self, part: Experience) -> None:
+        """Raise UserError for labels that are no classes of the stream, as far as that waits for no other device."""
+        near = isinstance(part.y, Tensor) and len(part.y) and part.y.device.type == "cpu"  # else packed for a process
+        found = [*part.classes, *(part.y.aminmax() if near else ())]
+        if found and not 0 <= min(found) <= max(found) < self.classes:
+            low, high = int(min(found)), int(max(found))
+            raise UserError(f"stream {self.name!r}: labels {low} to {high}, must lie within 0 to {self.classes - 1}")
+
+    def ask_something(self) -> None:
+        """Raise UserError where every answer would be right: told the experience, of which each has but one class."""
+        if self.scenario == "task" and self.tests and all(len(set(part.classes)) == 1 for part in self.tests):
+            told = "one class an experience leaves nothing to ask in scenario = 'task'; every answer would be right"
+            raise UserError(f"stream {self.name!r}: {told}")
 
     @property
     def inputs(self) -> int:

@@ -94,7 +94,8 @@ def sequence(name: str, parts: Sequence[Labelled], scenario: str, validation: fl
     """One experience a part, labels as the scenario wants them.
 
     validation: share of every class's training samples, the last ones, that is kept aside, one at least. Raises
-    UserError if parts that should share their labels have different numbers of classes, or one has too few samples.
+    UserError if parts that should share their labels have different numbers of classes, one has too few samples, or
+    nothing is left to ask.
     """
     one_of("scenario", scenario, SCENARIOS)
     within("validation", validation, 0, 0.9)
@@ -109,7 +110,9 @@ def sequence(name: str, parts: Sequence[Labelled], scenario: str, validation: fl
     classes = max(start + part.classes for start, part in zip(starts, parts, strict=True))
     lists = [part.names for part in parts]
     names = tuple(sum(lists, ())) if not shared else lists[0] if len(set(lists)) == 1 else ()
-    return Stream(name, classes, trains, tests, held if validation else (), scenario=scenario, names=names)
+    stream = Stream(name, classes, trains, tests, held if validation else (), scenario=scenario, names=names)
+    stream.ask_something()
+    return stream
 
 
 def experiences(part: Labelled, start: int, domain: int, validation: float) -> tuple[Experience, ...]:

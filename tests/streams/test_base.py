@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cllib.errors import UserError
 from cllib.streams import Experience, Stream, orders, thinned
 from cllib.streams.base import flattened, inputs
 
@@ -131,3 +132,24 @@ def test_orders_are_permutations_of_each_experience(stream: Stream) -> None:
     for order in drawn:
         assert torch.equal(order.sort(1).values, torch.arange(order.shape[1]).expand(2, -1))
         assert not torch.equal(order[0], order[1])
+
+
+# --- streams that would give a number which says nothing ---
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_told_task_of_one_class_leaves_nothing_to_ask(stream: Stream, count: int) -> None:
+    apart = tuple(images(2, (c,), c) for c in range(count))
+    with pytest.raises(UserError, match="one class an experience leaves nothing to ask in scenario = 'task'"):
+        replace(stream, tests=apart, scenario="task").ask_something()
+    replace(stream, tests=apart, scenario="class").ask_something()
+    replace(stream, tests=(*apart, images(2, (0, 3), 0)), scenario="task").ask_something()
+
+
+@pytest.mark.parametrize("kind", ["experiences", "tests", "validations"])
+@pytest.mark.parametrize("labels", [(0, 5), (-1, 2), (12, 13)])
+def test_labels_are_classes_of_the_stream(stream: Stream, kind: str, labels: tuple[int, ...]) -> None:
+    named, labelled = images(4, labels, 0), replace(images(4, (0, 4), 0), y=torch.tensor([*labels, *labels]))
+    for part in (named, labelled):
+        with pytest.raises(UserError, match=r"stream 'pictures': labels .*, must lie within 0 to 4"):
+            replace(stream, **{kind: (images(4, (0, 4), 0), part)})

@@ -517,3 +517,12 @@ def test_images_are_resized() -> None:
     data = resized(subset(digits.labelled(), 2), 5)
     assert stream.shape == (1, 5, 5) and torch.equal(stream.experiences[1].x, data.train_x[data.train_y // 2 == 1])
     assert torch.equal(stream.tests[1].x, data.test_x[data.test_y // 2 == 1])
+
+
+def test_a_class_a_task_leaves_nothing_to_ask() -> None:
+    parts = split(digits.labelled(), 10)
+    with pytest.raises(UserError, match="stream 'ten': one class an experience leaves nothing to ask") as told:
+        sequence("ten", parts, "task")
+    assert len(str(told.value).splitlines()) == 1
+    assert len(sequence("ten", parts, "class").experiences) == 10
+    assert sequence("five", split(digits.labelled(), 5), "task").rivals() is not None
