@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cllib import virtual_device  # noqa: F401 (torch takes no device that comes after the first backward pass)
 from cllib.experiments import compare
 from cllib.results import Record
 from cllib.threads import one_thread as single

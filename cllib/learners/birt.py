@@ -279,6 +279,7 @@ class BiRT(Naive):
     """
 
     Settings = BiRTSettings
+    waits: ClassVar[bool] = True  # for which rows have noise in their attention, drawn where the noise is
     chooses: ClassVar[bool] = True
 
     def __init__(self, settings: Any, *parts: Any, **named: Any) -> None:
