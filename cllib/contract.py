@@ -8,7 +8,9 @@ A check takes a configuration, `Recipe` or `LearnerConfig`, and trains it on a t
 """
 
 import random
+import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from joblib.externals.loky import ProcessPoolExecutor
 from torch import Tensor, nn
 
 from cllib.checkpoints import Keeper, State, digest, read, write
@@ -512,30 +515,69 @@ def check_batch(config: Config) -> None:
 
 
 def check_device(config: Config) -> None:
-    """Everything lives where the network lives; values are not fetched back step by step.
+    """Everything lives where the network lives, so that on another device a run ends with the bits of the CPU's.
 
-    Shown on torch's "meta" device, which has shapes but no values: a tensor made on the CPU, or a value that is waited
-    for, cannot be mixed in. Learners that must see labels say so (`waits`; `chooses`, if only between experiences).
+    Shown on `virtual_device`, which computes on the CPU, refuses what an accelerator refuses, and notices what it would
+    be waited for: values are not fetched back step by step. Learners that must see some say so (`waits`; `chooses`, if
+    only between experiences). In a process of its own, for torch does not let go of a device, and takes none that comes
+    after the first backward pass; unless the device is there.
     """
-    if isinstance(config, LearnerConfig) or config.kind.waits:
-        return
-    stream = tiny_stream().to("meta")
-    learner, _ = Program((config,), (SEED,)).start(stream, "meta")
-    try:
-        for e in (0, 1):
-            learner.begin(stream.experiences[e])
-            for k in range(3):
-                index = torch.arange(5 * k, 5 * k + 5, device="meta")
-                learner.observe(stream.experiences[e].x[index], stream.experiences[e].y[index])
-            if config.kind.chooses:
-                return
-            learner.finish(stream.experiences[e])
-        learner.predict(stream.tests[0].x)
-    except (RuntimeError, NotImplementedError) as error:
-        raise ContractBroken(
-            "the learner mixes devices or waits for values: make tensors with device=x.device, and keep .item(), "
-            f".tolist() and `if tensor` out of the steps ({str(error).splitlines()[0][:150]})"
-        ) from error
+    kind = None if isinstance(config, LearnerConfig) else config.kind
+    if f"{__package__}.virtual_device" in sys.modules:
+        complaint = elsewhere(config, kind)
+    else:
+        with ProcessPoolExecutor(1) as apart:
+            complaint = apart.submit(elsewhere, config, kind).result()
+    require(not complaint, complaint)
+
+
+MIXES = (
+    "the learner mixes devices or waits for values: make tensors with device=x.device, and keep .item(), .tolist() and "
+    "`if tensor` out of the steps: "
+)
+ENDS = (
+    "on another device the learner ends elsewhere: make its generators with randomness.generator(seed, purpose, device)"
+    ", and let no step depend on where tensors are"
+)
+
+
+def elsewhere(config: Config, kind: Any) -> str:
+    """What is wrong on another device, or nothing. kind: the class that the configuration calls by its name."""
+    from cllib import virtual_device  # which makes itself known to torch, for the rest of the process
+
+    if not isinstance(config, LearnerConfig):
+        LEARNERS[config.learner] = kind
+    options: dict[str, Any] = {"probe_every": 3, "track_norms": True, "track_classes": True}
+    with virtual_device.alike():
+        learner, wanted = trained(config, **options)
+        try:
+            other, found = trained(config, device=virtual_device.NAME, **options)
+            fetched = [] if isinstance(config, LearnerConfig) else fetches(config, virtual_device)
+        except (RuntimeError, NotImplementedError) as error:
+            return MIXES + str(error).splitlines()[0][:150]
+    if fetched:
+        return MIXES + ", ".join(fetched)
+    return "" if state(other) == state(learner) and same(found, wanted) else ENDS
+
+
+def fetches(config: Recipe, device: Any) -> list[str]:
+    """What a learner has fetched from a device where it says it does not."""
+    stream, found = shown(config).to(device.NAME), Counter[str]()
+    learner, _ = Program((small(config),), (SEED,)).start(stream, device.NAME)
+
+    def watched(may: bool, act: Callable[..., Any], *given: Any) -> None:
+        before = device.fetches.copy()
+        act(*given)
+        found.update({} if may else device.fetches - before)
+
+    for present in stream.experiences[:2]:
+        learner.begin(present)
+        for k in range(3):
+            index = torch.arange(5 * k, 5 * k + 5, device=device.NAME)
+            watched(config.kind.waits, learner.observe, present.x[index], present.y[index])
+        watched(config.kind.waits or config.kind.chooses, learner.finish, present)
+    watched(config.kind.waits, learner.predict, stream.tests[0].x)
+    return [*found]
 
 
 def check_settings(config: Config) -> None:

@@ -6,15 +6,19 @@ Laborieux et al. 2021. With W a gated weight, u the first moment of Adam and a t
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from math import nextafter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
-from cllib.errors import UserError, one_of, within
+from cllib.errors import UserError, one_of, whole, within
 from cllib.fingerprint import Registry
 from cllib.models.binary import binary_weights, gated
+from cllib.optim import fusible
 from cllib.randomness import generator
 
 # Which updates are weakened: the rule, and controls.
@@ -63,7 +67,7 @@ def weaken(new: Tensor, old: Tensor, u: Tensor, m: float, gate: str = "shrinking
     torch.lerp(old, new, f, out=new)
 
 
-class MetaplasticAdam(torch.optim.Adam):
+class MetaplasticAdam(torch.optim.Optimizer):
     """Adam whose updates of some tensors are weakened; parameter groups carry their coefficient `meta`, m.
 
     The epsilon stands outside the bias correction, as in the paper's program (and torch 1.1). The moments themselves
@@ -79,23 +83,40 @@ class MetaplasticAdam(torch.optim.Adam):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 0.005,
+        lr: float | Tensor = 0.005,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
         meta: float = 0.0,
         gate: str = "shrinking",
         seed: int = 0,
     ) -> None:
-        one_of("gate", gate, GATES)
-        within("meta", meta, 0)
-        super().__init__(params, lr, betas, EPS, weight_decay)
-        self.gate, self.seed = gate, seed
-        self.shuffles: dict[nn.Parameter, Tensor] = {}
-        everything = [p for group in self.param_groups for p in group["params"]]
-        for group in self.param_groups:
-            group["meta"], group["steps"] = group.get("meta", meta), 0
-            within("meta", group["meta"], 0)
-            group["fused"] = all(p.device.type in ("cpu", "cuda") for p in everything)
+        told = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "meta": meta, "gate": gate, "seed": seed}
+        check_options(told)
+        self.shuffles: dict[tuple[int, int, int], Tensor] = {}  # by seed, place of the parameter, and size
+        super().__init__(params, told)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """A group more; what it does not say is as for the others. Raises UserError for impossible values."""
+        super().add_param_group(param_group)
+        group = self.param_groups.pop()
+        check_options(group)
+        if any(p.is_complex() for p in group["params"]):
+            raise UserError("parameters are complex: only real ones grow and shrink")
+        group["fused"] = fusible(group["params"])
+        self.param_groups.append(group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """After a copy, a file or `load_state_dict`; raises UserError for what is another optimiser's."""
+        for group in state["param_groups"]:
+            if lacking := {"meta", "gate", "seed"} - {*group}:
+                raise UserError(f"this is the state of another optimiser: its groups have no {min(lacking)}")
+            group["fused"] = fusible(group["params"])
+        super().__setstate__(state)
+        self.shuffles = {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a copy of a state, with the rule that it was made under."""
+        super().load_state_dict(deepcopy(state_dict))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -104,36 +125,81 @@ class MetaplasticAdam(torch.optim.Adam):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        chosen = [(p, group["meta"]) for group in self.param_groups if group["meta"] for p in group["params"]]
-        chosen = [(p, m) for p, m in chosen if p.grad is not None]
-        before = self._before([p for p, _ in chosen])
+        chosen = [(p, group) for group in self.param_groups if group["meta"] for p in group["params"]]
+        chosen = [(p, group) for p, group in chosen if p.grad is not None]
+        before = copies([p for p, _ in chosen])
         for group in self.param_groups:
-            group["steps"] += 1
-            # torch divides by sqrt(v) / sqrt(1 - b2^t) + eps: this eps makes it (sqrt(v) + EPS) / sqrt(1 - b2^t).
-            group["eps"] = EPS / (1 - group["betas"][1] ** group["steps"]) ** 0.5
-        super().step()
-        for (p, m), old in zip(chosen, before, strict=True):
-            lent = [self._lent(p, old)] if self.gate == "shuffled" else []
-            for new, *parts in blocks(p, old, self.state[p]["exp_avg"], *lent):
-                weaken(new, parts[0], parts[1], m, self.gate, *parts[2:])
+            self._descend(group)
+        for p, group in chosen:
+            lent = [self._lent(p, group["seed"], before[p])] if group["gate"] == "shuffled" else []
+            flat = p.detach().reshape(-1)  # a view of what is contiguous, else a copy
+            for new, *parts in blocks(flat, before[p], self.state[p]["exp_avg"].reshape(-1), *lent):
+                weaken(new, parts[0], parts[1], group["meta"], group["gate"], *parts[2:])
+            if not p.is_contiguous():
+                p.copy_(flat.view_as(p))
         return loss
 
-    def _before(self, parameters: list[nn.Parameter]) -> list[Tensor]:
-        """Copies, `[n]` each, that last until the next step of any optimiser."""
-        if not parameters:
-            return []
-        sizes = [p.numel() for p in parameters]
-        copies = workspace("before", parameters[0], sum(sizes)).split(sizes)
-        for p, copy in zip(parameters, copies, strict=True):
-            copy.copy_(p.view(-1))
-        return list(copies)
+    def _descend(self, group: dict[str, Any]) -> None:
+        """Adam's step on the parameters of a group that have a gradient, those that were moved as often together."""
+        alike: dict[tuple[int, bool], list[nn.Parameter]] = {}
+        for p in group["params"]:
+            if p.grad is not None:
+                if p.grad.is_sparse:
+                    raise UserError("a gradient is sparse: moments are kept of every weight, so give dense ones")
+                state = self.state[p] = self.state[p] or fresh(p, group["fused"])
+                state["steps"] += 1
+                straight = p.is_contiguous() and p.grad.is_contiguous() and state["exp_avg"].is_contiguous()
+                alike.setdefault((state["steps"], straight), []).append(p)
+        (beta1, beta2), rest = group["betas"], {name: group[name] for name in ("lr", "weight_decay")}
+        for (steps, straight), ps in alike.items():
+            names = ("exp_avg", "exp_avg_sq", "step")
+            first, second, counts = ([self.state[p][name] for p in ps] for name in names)
+            # torch divides by sqrt(v) / sqrt(1 - b2^t) + eps: this eps makes it (sqrt(v) + EPS) / sqrt(1 - b2^t).
+            told = {**rest, "beta1": beta1, "beta2": beta2, "eps": EPS / (1 - beta2**steps) ** 0.5}
+            told |= {"amsgrad": False, "maximize": False, "foreach": False}
+            told["fused"] = group["fused"] and straight  # torch's takes all tensors to lie in memory alike
+            adam([*ps], [p.grad for p in ps if p.grad is not None], first, second, [], counts, **told)
 
-    def _lent(self, p: nn.Parameter, old: Tensor) -> Tensor:
+    def _lent(self, p: nn.Parameter, seed: int, old: Tensor) -> Tensor:
         """For the control "shuffled": for each weight the size of another of its tensor, the same one for the run."""
-        if p not in self.shuffles:
-            draws = generator(self.seed, f"shuffled sizes {len(self.shuffles)}")
-            self.shuffles[p] = torch.randperm(p.numel(), generator=draws).to(p.device)
-        return old[self.shuffles[p]].abs_()
+        place = next(k for k, q in enumerate(q for group in self.param_groups for q in group["params"]) if q is p)
+        key = seed, place, p.numel()
+        if key not in self.shuffles:
+            draws = generator(seed, f"shuffled sizes {place}")
+            self.shuffles[key] = torch.randperm(p.numel(), generator=draws).to(p.device)
+        return old[self.shuffles[key]].abs_()
+
+
+def check_options(told: Mapping[str, Any]) -> None:
+    """Raise UserError for impossible options of a parameter group, and for those that only torch's Adam has."""
+    within("lr", float(told["lr"]) if isinstance(told["lr"], Tensor) else told["lr"], 0)
+    for beta in told["betas"]:
+        within("betas", beta, 0, nextafter(1, 0))
+    for name in ("weight_decay", "meta"):
+        within(name, told[name], 0)
+    one_of("gate", told["gate"], GATES)
+    whole("seed", told["seed"], 0)
+    for name in ("amsgrad", "maximize", "eps"):
+        if told.get(name):
+            raise UserError(f"{name} = {told[name]!r}: only torch's Adam has it")
+
+
+def fresh(p: nn.Parameter, fused: bool) -> dict[str, Any]:
+    """A parameter's state before its first step. steps: the same number as `step`, which a GPU would be waited for."""
+    count = torch.zeros((), device=p.device if fused else "cpu")
+    return {"steps": 0, "step": count, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+
+
+def copies(parameters: list[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
+    """Copies, `[n]` each, that last until the next step of any optimiser."""
+    made: dict[nn.Parameter, Tensor] = {}
+    for kind in dict.fromkeys((p.dtype, p.device) for p in parameters):
+        alike = [p for p in dict.fromkeys(parameters) if (p.dtype, p.device) == kind]
+        sizes = [p.numel() for p in alike]
+        made |= zip(alike, workspace("before", alike[0], sum(sizes)).split(sizes), strict=True)
+    for p, copy in made.items():
+        copy.copy_(p.detach().reshape(-1))
+    return made
 
 
 def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -4,7 +4,7 @@ A gradient is a tensor shaped like its parameter `[N, ...]`, or `Rows` where onl
 With N = R * q (q key sets a run), rates given per run `[R]` are repeated for the q sets.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,12 @@ class Rows:
 
 
 Gradients = Mapping[str, Tensor | Rows]
+FUSED_ON = ("cpu", "cuda")
+
+
+def fusible(parameters: Iterable[Tensor]) -> bool:
+    """Whether a step of torch's optimisers can be one pass over the memory, an eighth of the time on a CPU."""
+    return all(p.device.type in FUSED_ON for p in parameters)
 
 
 def dense(gradient: Tensor | Rows, like: Tensor) -> Tensor:

@@ -9,15 +9,21 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from cllib.fingerprint import Registry
+
+# By the type of the device they draw on, where that is not the CPU.
+GENERATORS: dict[str, Callable[[str | torch.device], torch.Generator]] = Registry({"cuda": torch.Generator})
+
 
 def generator(seed: int, purpose: str, device: str | torch.device = "cpu") -> torch.Generator:
     """A generator for one purpose ("init", "order", "replay", "memory" ...) of the run with this seed.
 
-    device: a GPU where much is drawn; anything else is the CPU.
+    device: a GPU where much is drawn; anything else that has no generators of its own is the CPU.
     """
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    place = device if torch.device(device).type == "cuda" else "cpu"
-    return torch.Generator(place).manual_seed(int.from_bytes(digest[:7], "big"))
+    kind = torch.device(device).type
+    draws = GENERATORS[kind](device) if kind in GENERATORS else torch.Generator()
+    return draws.manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def draw(seeds: Sequence[int], purpose: str, sample: Callable[[torch.Generator], Tensor]) -> Tensor:

@@ -25,6 +25,7 @@ from cllib.models.plain_vit import PlainViT
 from cllib.models.replay_vae import ReplayVAE
 from cllib.models.split import Split
 from cllib.models.vit import ViT
+from cllib.optim import fusible
 from cllib.options import build, convert
 from cllib.randomness import seeded
 from cllib.streams.base import Stream, inputs
@@ -42,20 +43,15 @@ def sgd(network: nn.Module, recipe: "Recipe", seed: int) -> torch.optim.Optimize
 def adam(network: nn.Module, recipe: "Recipe", seed: int) -> torch.optim.Optimizer:
     """Adam, the decay added to the gradient."""
     return torch.optim.Adam(
-        learning(network), recipe.step_size, weight_decay=recipe.weight_decay, fused=fusible(network)
+        learning(network), recipe.step_size, weight_decay=recipe.weight_decay, fused=fusible(network.parameters())
     )
 
 
 def adamw(network: nn.Module, recipe: "Recipe", seed: int) -> torch.optim.Optimizer:
     """Adam, the decay apart from the gradient."""
     return torch.optim.AdamW(
-        learning(network), recipe.step_size, weight_decay=recipe.weight_decay, fused=fusible(network)
+        learning(network), recipe.step_size, weight_decay=recipe.weight_decay, fused=fusible(network.parameters())
     )
-
-
-def fusible(network: nn.Module) -> bool:
-    """Whether an optimiser's step can be one pass over the memory, an eighth of the time on a CPU."""
-    return all(p.device.type in ("cpu", "cuda") for p in network.parameters())
 
 
 def metaplastic(network: nn.Module, recipe: "Recipe", seed: int) -> torch.optim.Optimizer:

@@ -47,7 +47,7 @@ def pgd(answer: Answer, x: Tensor, y: Tensor, eps: float, steps: int = 5) -> Ten
     at = x.clone()
     for _ in range(steps if eps else 0):
         at = at.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(answer(at), y, reduction="sum"), at)
+        (gradient,) = torch.autograd.grad(F.cross_entropy(answer(at.clone()), y, reduction="sum"), at)
         at = torch.minimum(torch.maximum(at + 2.5 * eps / steps * gradient.sign(), x - eps), x + eps).clamp(0, 1)
     return at.detach()
 
@@ -75,4 +75,4 @@ def survey(answer: Answer, x: Tensor, y: Tensor, seed: int) -> list[tuple[str, i
 @torch.no_grad()
 def accuracy(answer: Answer, x: Tensor, y: Tensor) -> float:
     """Share of right answers."""
-    return float((answer(x).argmax(-1) == y).double().mean())
+    return float((answer(x.clone()).argmax(-1) == y).double().mean())

@@ -23,7 +23,7 @@ from cllib.errors import whole
 from cllib.feeds import Feed
 from cllib.metrics import examined
 from cllib.randomness import global_state, seeded, set_global_state
-from cllib.streams.base import Experience, Stream, inputs
+from cllib.streams.base import Experience, Stream, handed
 from cllib.threads import one_thread
 
 
@@ -105,7 +105,7 @@ class Exam:
         for j, size in enumerate(self.sizes if told else [len(self.y)]):
             for start in range(first, first + size, self.chunk):
                 rows = slice(start, min(start + self.chunk, first + size))
-                x = inputs(self.x[rows])
+                x = handed(self.x[rows])
                 yield learner.predict(x, j) if told else learner.predict(x), self.y[rows]  # type: ignore[call-arg]
             first += size
 

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
+from cllib import virtual_device  # noqa: F401 (torch takes no device that comes after the first backward pass)
 from cllib.experiments import compare
 from cllib.results import Record
 from cllib.threads import one_thread as single

@@ -1,7 +1,11 @@
 """Every learner keeps the contract; learners that do not are told why."""
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,8 @@ from cllib.learners import LEARNERS
 from cllib.learners.er import ER
 from cllib.learners.lwf import LwF
 from cllib.learners.naive import Losses, Naive
+from cllib.optim import fusible
+from cllib.randomness import generator
 from cllib.recipes import Recipe
 from cllib.streams import Experience
 
@@ -183,6 +189,46 @@ class Waits(Naive):
         return logits, losses if losses["loss"].item() < 1e9 else {}
 
 
+class WaitsAtTheEnd(Naive):
+    def finish(self, experience: Experience) -> None:
+        self.last = float(next(iter(self.losses.values())))
+
+
+class AssignsFromCPU(Naive):
+    """Where the "meta" device, which has no values, could not look."""
+
+    chooses = True
+
+    def finish(self, experience: Experience) -> None:
+        nth = torch.empty_like(experience.y)
+        nth[experience.y == experience.y[0]] = torch.arange(int((experience.y == experience.y[0]).sum()))
+
+
+class DrawsFromCPU(Naive):
+    def objective(self, x: Tensor, y: Tensor) -> tuple[Tensor, Losses]:
+        return super().objective(x + torch.rand(x.shape, device=x.device, generator=generator(self.seed, "mine")), y)
+
+
+class DrawsOnTheDevice(Naive):
+    """As it should be."""
+
+    def objective(self, x: Tensor, y: Tensor) -> tuple[Tensor, Losses]:
+        draws = generator(self.seed, "mine", x.device)
+        return super().objective(x + torch.rand(x.shape, device=x.device, generator=draws), y)
+
+
+class DrawsOnCPU(Naive):
+    def objective(self, x: Tensor, y: Tensor) -> tuple[Tensor, Losses]:
+        noise = torch.rand(x.shape, generator=generator(self.seed, "mine", x.device))
+        return super().objective(x + noise.to(x.device), y)
+
+
+class AnotherPath(Naive):
+    def correct(self) -> None:
+        for p in self.parameters():
+            p.grad.mul_(1 if p.device.type == "cpu" else 1 + 1e-6)
+
+
 class AfterTheStep(Naive):
     def observe(self, x: Tensor, y: Tensor) -> Tensor:
         super().observe(x, y)
@@ -261,6 +307,11 @@ class Gullible(Naive):
         (AsksTheBatch, "predict", "when others are asked with it"),
         (OnCPU, "device", "mixes devices or waits"),
         (Waits, "device", "mixes devices or waits"),
+        (WaitsAtTheEnd, "device", r"mixes devices or waits.*item at"),
+        (AssignsFromCPU, "device", "mixes devices or waits"),
+        (DrawsFromCPU, "device", "device type for generator"),
+        (DrawsOnCPU, "device", "device type for generator"),
+        (AnotherPath, "device", "on another device the learner ends elsewhere"),
         (Gullible, "settings", "strength = -1 is accepted"),
     ],
 )
@@ -275,6 +326,54 @@ def test_a_wrong_learner_is_told_what_is_wrong(
         CHECKS[check](config)
     with pytest.raises(ContractBroken):
         check_learner(config)
+
+
+def test_draws_where_the_samples_are_keep_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LEARNERS, "mine", DrawsOnTheDevice)
+    CHECKS["device"](replace(CANDIDATES["naive"], learner="mine"))
+
+
+def test_what_the_device_check_needs_is_gone_afterwards() -> None:
+    CHECKS["device"](CANDIDATES["metaplastic"])
+    assert fusible([torch.ones(1)]) and not torch.__future__.get_overwrite_module_params_on_conversion()
+
+
+OWN = """
+import torch
+from cllib.contract import CHECKS, ContractBroken
+from cllib.learners import LEARNERS
+from cllib.learners.naive import Naive
+from cllib.recipes import Recipe
+
+class Mine(Naive):
+    pass
+
+class Wrong(Naive):
+    def correct(self):
+        for p in self.parameters():
+            p.grad += torch.ones(p.shape)
+
+LEARNERS |= {"mine": Mine, "wrong": Wrong}
+torch.ones(2, requires_grad=True).sum().backward()
+CHECKS["device"](Recipe("mine"))
+try:
+    CHECKS["device"](Recipe("wrong"))
+except ContractBroken as broken:
+    print(broken)
+torch.ones(2, requires_grad=True).sum().backward()
+try:
+    torch.zeros(2, device="virtual")
+except RuntimeError:
+    print("no such device here")
+"""
+
+
+def test_the_device_check_can_be_had_after_training_and_leaves_the_process_alone(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("if __name__ == '__main__':\n" + indent(OWN, "    "))
+    done = subprocess.run([sys.executable, tmp_path / "own.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, last = done.stdout.splitlines()
+    assert first.startswith("the learner mixes devices") and "same device" in first and last == "no such device here"
 
 
 def test_a_learner_joins_by_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def nth_of_class(y: Tensor, classes: int) -> Tensor:
     nth = torch.empty_like(y)
     for label in range(classes):
         own = y == label
-        nth[own] = torch.arange(int(own.sum()))
+        nth[own] = torch.arange(int(own.sum()), device=y.device)
     return nth
 
 
@@ -95,7 +95,7 @@ def resplit(data: Labelled, every: int) -> Labelled:
     """All samples, training ones first, of which every so many-th is a test sample, the first one too."""
     whole("every", every, 2, len(data.train_y) + len(data.test_y))
     x, y = torch.cat([data.train_x, data.test_x]), torch.cat([data.train_y, data.test_y])
-    test = torch.arange(len(y)) % every == 0
+    test = torch.arange(len(y), device=y.device) % every == 0
     return replace(data, train_x=x[~test], train_y=y[~test], test_x=x[test], test_y=y[test])
 
 

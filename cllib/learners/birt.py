@@ -241,7 +241,7 @@ def start_over(optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter],
     optimiser.state, optimiser.param_groups = defaultdict(dict), []
     for (meta, matrices), group in groups.items():
         told = {"lr": step_size, "weight_decay": optimiser.defaults.get("weight_decay", 0.0) if matrices else 0.0}
-        told |= {} if meta is None else {"meta": meta, "steps": 0}
+        told |= {} if meta is None else {"meta": meta}
         optimiser.add_param_group({**first, **told, "params": group})
 
 
@@ -279,6 +279,7 @@ class BiRT(Naive):
     """
 
     Settings = BiRTSettings
+    waits: ClassVar[bool] = True  # for which rows have noise in their attention, drawn where the noise is
     chooses: ClassVar[bool] = True
 
     def __init__(self, settings: Any, *parts: Any, **named: Any) -> None:

@@ -4,27 +4,27 @@ EWC is not one method: its Fisher information is computed in ways that differ in
 the computation of the Fisher information in continual learning"). All four are here, by name.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
 from cllib.errors import flag, one_of, whole, within
 from cllib.learners.naive import Naive
 from cllib.models.binary import binary_weights, sign
-from cllib.models.networks import logits_of, trainable
+from cllib.models.networks import trainable
 from cllib.models.norms import fixed_statistics, norm_state
 from cllib.randomness import generator
 from cllib.streams.base import Experience, inputs
 
 FISHERS = ("exact", "sampled", "empirical", "batched")
 VALUES = ("parameters", "hidden", "signs")
-CHUNK_FLOATS = 2**24  # numbers of per-sample gradients that are held at once
-BATCHED = 32
+BATCHED = 32  # samples looked at together
 
 
 @dataclass(frozen=True)
@@ -149,43 +149,103 @@ def fisher(
     - "batched": the *square of the mean* of g(x, y) over batches of `BATCHED` samples. Common in released code, and not
       the Fisher information.
     """
-    parameters = {name: p.detach() for name, p in trainable(network).items()}
-
-    def surprise(p: dict[str, Tensor], sample: Tensor, label: Tensor, allowed: Tensor) -> Tensor:
-        logits = functional_call(network, p, (sample[None],))[0]
-        return -torch.log_softmax(logits.masked_fill(~allowed, -torch.inf), -1).gather(0, label[None])[0]
-
-    gradients = vmap(grad(surprise), in_dims=(None, 0, 0, 0))
-    chunk = BATCHED if variant == "batched" else max(1, CHUNK_FLOATS // sum(p.numel() for p in parameters.values()))
-    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    total = {p: torch.zeros_like(p) for p in trainable(network).values()}
     with fixed_statistics(network, x):
-        for xs, ys in zip(x.split(chunk), y.split(chunk), strict=True):
-            logits = logits_of(network, xs)
-            allowed = torch.ones_like(logits, dtype=torch.bool) if rivals is None else rivals[ys]
-            probabilities = torch.softmax(logits.masked_fill(~allowed, -torch.inf), -1)
-            for labels, weights in expectation(variant, ys, probabilities, draws):
-                for name, g in gradients(parameters, xs, labels, allowed).items():
-                    square = g.mean(0).square() * len(ys) if variant == "batched" else weighted(weights, g.square())
-                    total[name] += square
+        for xs, ys in zip(x.split(BATCHED), y.split(BATCHED), strict=True):
+            allowed = None if rivals is None else rivals[ys]
+            with linear_layers(network) as heard:
+                logits = competing(network(xs), allowed)
+            labels, weights = expectation(variant, ys, logits.detach().softmax(-1), draws)
+            losses = surprise(logits, labels, weights)  # [n, k]
+            if variant == "batched":
+                add_squares(total, losses.mean(), [*total], len(ys))
+                continue
+            rest = {*total} - add_layers(total, losses, heard)
+            for row in range(len(xs)) if rest else ():
+                logits = competing(network(xs[row : row + 1]), None if allowed is None else allowed[row : row + 1])
+                for loss in surprise(logits, labels[row : row + 1], weights[row : row + 1])[0]:
+                    add_squares(total, loss, [*rest])
     return [value / len(y) for value in total.values()]
 
 
-def expectation(
-    variant: str, y: Tensor, probabilities: Tensor, draws: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The labels `[n]` to differentiate at, and their weights `[n]`, for a batch with these `probabilities: [n, C]`."""
-    one = torch.ones_like(probabilities[:, 0])
+def competing(logits: Tensor, allowed: Tensor | None) -> Tensor:
+    """Logits `[n, C]` with those at -inf that are not allowed, `[n, C]` bool."""
+    return logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
+
+
+def surprise(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """-sqrt(weight) log p(label), whose gradients' squares have the weights: logits `[n, C]`, the rest `[n, k]`."""
+    return -weights.sqrt() * logits.log_softmax(-1).gather(1, labels)
+
+
+def expectation(variant: str, y: Tensor, probabilities: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The labels to differentiate at, and their weights, `[n, k]`, for a batch with `probabilities: [n, C]`."""
     if variant == "exact":
-        for label in range(probabilities.shape[1]):
-            yield torch.full_like(y, label), probabilities[:, label]
-    elif variant == "sampled":
+        return torch.arange(probabilities.shape[1], device=y.device).expand_as(probabilities), probabilities
+    if variant == "sampled":
         u = torch.rand(len(y), generator=draws).to(y.device)
-        yield (probabilities.cumsum(1) < u[:, None]).sum(1).clamp(max=probabilities.shape[1] - 1), one
-    else:
-        yield y, one
+        y = (probabilities.cumsum(1) < u[:, None]).sum(1).clamp(max=probabilities.shape[1] - 1)
+    return y[:, None], torch.ones_like(probabilities[:, :1])
 
 
-def weighted(weights: Tensor, values: Tensor) -> Tensor:
-    """sum_i weights_i values_i over `[n, ...]`; what has no weight does not count, be it infinite."""
-    column = weights.view(-1, *[1] * (values.dim() - 1))
-    return torch.where(column > 0, column * values, 0).sum(0)
+def add_squares(total: dict[nn.Parameter, Tensor], loss: Tensor, parameters: list[nn.Parameter], by: int = 1) -> None:
+    """Add the squares of a loss's gradient, so many times; what it does not depend on has none."""
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    for p, g in zip(parameters, gradients, strict=True):
+        if g is not None:
+            total[p].addcmul_(g, g, value=by)
+
+
+# --- linear layers, whose squared gradients need not be made sample by sample ---
+
+
+@contextmanager
+def linear_layers(network: nn.Module) -> Iterator[list[tuple[nn.Linear, Tensor, Tensor]]]:
+    """Every linear layer that is called meanwhile, with what it is given and what it answers."""
+    heard: list[tuple[nn.Linear, Tensor, Tensor]] = []
+
+    def listen(layer: Any, given: tuple[Tensor, ...], answer: Tensor) -> Tensor:
+        heard.append((layer, given[0].detach(), answer))
+        return answer.clone()  # what follows may change it in place
+
+    hooks = [m.register_forward_hook(listen) for m in network.modules() if type(m) is nn.Linear]
+    try:
+        yield heard
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def add_layers(
+    total: dict[nn.Parameter, Tensor], losses: Tensor, heard: list[tuple[nn.Linear, Tensor, Tensor]]
+) -> set[nn.Parameter]:
+    """Add the squared gradients of `losses: [n, k]` in the layers heard, and say which parameters that were.
+
+    The gradient of sample i in W is d_i a_i', a_i what the layer is given and d_i the gradient of what it answers: the
+    sum of squares is (d^2)' a^2. So it is where a row is a sample, and W is used once.
+    """
+    uses = times_used(losses)
+    once = [part for part in heard if part[1].dim() == 2 and uses[part[0].weight] + uses[part[0].bias] > 0]
+    once = [part for part in once if max(uses[p] for p in part[0].parameters()) == 1]
+    for loss in losses.sum(0) if once else ():
+        slopes = torch.autograd.grad(loss, [answer for *_, answer in once], retain_graph=True)
+        for (layer, given, _), slope in zip(once, slopes, strict=True):
+            squares = slope.square()
+            for p in {*layer.parameters()} & {*total}:
+                total[p].add_(squares.T @ given.square() if p is layer.weight else squares.sum(0))
+    return {p for layer, *_ in once for p in layer.parameters()} & {*total}
+
+
+def times_used(result: Tensor) -> Counter[Tensor | None]:
+    """How often each parameter enters a result."""
+    uses: Counter[Tensor | None] = Counter()
+    nodes: list[Any] = [result.grad_fn]
+    seen = set()
+    for node in nodes:
+        for parent, _ in node.next_functions if node else ():
+            if hasattr(parent, "variable"):
+                uses[parent.variable] += 1
+            elif parent not in seen:
+                seen.add(parent)
+                nodes.append(parent)
+    return uses

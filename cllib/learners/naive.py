@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cllib.feeds import Batches
-from cllib.models.networks import only_logits
+from cllib.models.networks import copying, only_logits
 from cllib.models.norms import tested, transductive
 from cllib.streams.base import Experience, Stream
 
@@ -35,7 +35,8 @@ class Naive:
 
     Args:
         settings: the learner's own, an instance of its `Settings`.
-        network: any module with logits `[B, C]`; parameters that need no gradient stay as they are.
+        network: any module with logits `[B, C]`; parameters that need no gradient stay as they are. It is handed copies
+            of samples from then on.
         optimiser: over the network's parameters.
         seed: of the run; a learner draws from generators named for their purpose (`randomness.generator`).
         rivals: `[C, C]` bool, which logits compete with a label (`Stream.rivals`); None: all.
@@ -73,6 +74,7 @@ class Naive:
     ) -> None:
         self.settings, self.network, self.optimiser = settings, network, optimiser
         self.seed, self.rivals, self.batch_size = seed, rivals, batch_size
+        copying(network)
         self.losses: Losses = {}
         self.moment: Callable[..., None] = nobody
 

@@ -47,8 +47,6 @@ class Taskwise:
             optimiser.state.clear()
         for group in optimiser.param_groups if self.tasks else ():
             group["lr"] /= self.gamma
-            if self.reset and "steps" in group:
-                group["steps"] = 0
         self.learner.begin(experience)
 
     def observe(self, x: Tensor, y: Tensor) -> Tensor:

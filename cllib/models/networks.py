@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from cllib.errors import UserError, listed, whole, within
 from cllib.randomness import generator
@@ -198,16 +200,30 @@ def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
+def copied(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A hook: what a network is handed is its own, so that one that begins in place changes nobody's samples."""
+    return tuple(part.clone() if isinstance(part, Tensor) else part for part in given)
+
+
+def copying(network: nn.Module) -> RemovableHandle | None:
+    """Hand a network copies from now on; None where it is handed some already."""
+    if copied in network._forward_pre_hooks.values():
+        return None
+    return network.register_forward_pre_hook(copied)
+
+
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module is in the mode it was in."""
-    modes = {module: module.training for module in network.modules()}
+    """Evaluation mode, and copies of samples; afterwards every module is in the mode it was in."""
+    modes, hook = {module: module.training for module in network.modules()}, copying(network)
     network.eval()
     try:
         yield
     finally:
         for module, mode in modes.items():
             module.training = mode
+        if hook is not None:
+            hook.remove()
 
 
 @torch.no_grad()

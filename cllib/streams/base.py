@@ -145,6 +145,12 @@ def inputs(x: Tensor) -> Tensor:
     return x.float().div_(255) if x.dtype == torch.uint8 else x
 
 
+def handed(x: Tensor) -> Tensor:
+    """The same in a tensor of its own, for whoever may change it."""
+    made = inputs(x)
+    return made.clone() if made is x else made
+
+
 def flattened(stream: Stream) -> Stream:
     """The stream with every sample as a row of floats, `[n, d]`, as the heads of chapter 1 take them."""
     return stream.map(lambda e: replace(e, x=inputs(e.x).flatten(1)))

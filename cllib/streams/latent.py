@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cllib.datasets.features import cached
-from cllib.streams.base import Experience, Stream, inputs
+from cllib.streams.base import Experience, Stream, handed
 from cllib.threads import one_thread
 
 CHUNK = 250  # samples at once
@@ -55,7 +55,7 @@ class Look:
 @torch.no_grad()
 def latents(front: nn.Module, x: Tensor, chunk: int = CHUNK) -> Tensor:
     """What a frozen network makes of samples `x: [n, ...]`, as a network is shown them: `[n, T, D]`."""
-    made: list[Tensor] = [front(inputs(part)) for part in x.split(chunk)]
+    made: list[Tensor] = [front(handed(part)) for part in x.split(chunk)]
     return torch.cat(made)
 
 

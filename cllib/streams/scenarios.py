@@ -46,8 +46,9 @@ def split(data: Labelled, experiences: int, order: Sequence[int] | None = None) 
 
 def only(data: Labelled, classes: Sequence[int]) -> Labelled:
     """The samples of some classes, relabelled 0, 1, ... in the order given."""
-    new = torch.full((data.classes,), -1)
-    new[list(classes)] = torch.arange(len(classes))
+    device = data.train_y.device
+    new = torch.full((data.classes,), -1, device=device)
+    new[list(classes)] = torch.arange(len(classes), device=device)
 
     def kept(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         label = new[y]

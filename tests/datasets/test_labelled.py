@@ -1,5 +1,6 @@
 """Labelled images: what is refused, which samples of a class are kept, and what resizing does to a picture."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -8,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cllib.datasets.labelled import Labelled, first, nth_of_class, resized, subset
+from cllib.datasets.labelled import Labelled, coloured, first, nth_of_class, padded, resized, resplit, subset
 from cllib.errors import UserError
+from cllib.streams.scenarios import only, permuted, sequence, split
+from cllib.virtual_device import NAME
 
 LABELS = st.lists(st.integers(0, 3), min_size=1, max_size=40)
 
@@ -131,3 +134,46 @@ def test_floats_are_not_rounded_and_what_fits_is_left_alone() -> None:
 def test_an_impossible_side_is_named(side: int) -> None:
     with pytest.raises(UserError, match=f"image_size = {side}: must be a whole number at least 1"):
         resized(labelled([0], [0]), side)
+
+
+def moved(data: Labelled, device: str) -> Labelled:
+    names = ("train_x", "train_y", "test_x", "test_y")
+    return replace(data, **{name: getattr(data, name).to(device) for name in names})
+
+
+CHANGES: dict[str, Callable[[Labelled], Labelled | list[Labelled]]] = {
+    "subset": lambda data: subset(data, 2, 1),
+    "resplit": lambda data: resplit(data, 3),
+    "padded": lambda data: padded(data, 1),
+    "coloured": coloured,
+    "only": lambda data: only(data, (2, 0)),
+    "split": lambda data: split(data, 2),
+    "permuted": lambda data: permuted(data, 2, 1),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_data_on_a_device_stay_there_and_become_what_they_become_on_the_cpu(name: str) -> None:
+    data = labelled([0, 1, 2, 3, 0, 1, 2, 3, 0, 2], [3, 2, 1, 0, 0, 1])
+    made = CHANGES[name](data), CHANGES[name](moved(data, NAME))
+    here, there = (part if isinstance(part, list) else [part] for part in made)
+    for a, b in zip(here, there, strict=True):
+        for part in ("train_x", "train_y", "test_x", "test_y"):
+            assert getattr(b, part).device.type == NAME and torch.equal(getattr(a, part), getattr(b, part).cpu())
+
+
+@pytest.mark.parametrize("scenario", ["class", "task", "domain"])
+def test_a_stream_can_be_made_on_a_device(scenario: str) -> None:
+    data = labelled([0, 1, 2, 3] * 3, [3, 2, 1, 0])
+    here, there = (sequence("s", split(d, 2), scenario, 0.3) for d in (data, moved(data, NAME)))
+    for a, b in zip(
+        (*here.experiences, *here.tests, *here.validations),
+        (*there.experiences, *there.tests, *there.validations),
+        strict=True,
+    ):
+        assert torch.equal(a.x, b.x.cpu()) and torch.equal(a.y, b.y.cpu()) and a.classes == b.classes
+
+
+def test_counting_inside_classes_takes_labels_wherever_they_are() -> None:
+    y = torch.tensor([1, 0, 1, 1, 2, 0])
+    assert nth_of_class(y.to(NAME), 3).tolist() == nth_of_class(y, 3).tolist() == [0, 0, 1, 2, 0, 1]

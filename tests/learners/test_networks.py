@@ -1,5 +1,6 @@
 """Learners of networks: each does what its equations say, against a plain computation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -7,6 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from cllib.contract import Noisy, tiny_stream
 from cllib.errors import UserError
@@ -18,7 +21,7 @@ from cllib.learners.naive import Naive
 from cllib.models.binary import BinaryCNN, BinaryMLP, binary_weights
 from cllib.models.networks import CNN, MLP, logits_of
 from cllib.models.norms import batch_logits
-from cllib.randomness import generator
+from cllib.randomness import generator, seeded
 from cllib.recipes import Recipe, parse
 from cllib.training import train
 
@@ -193,6 +196,105 @@ def test_fisher_information_equals_sample_by_sample_autograd(variant: str) -> No
     found = fisher(learner.network, x, y, None, variant, generator(0, "fisher"))
     for a, b in zip(found, reference_fisher(learner.network, x, y, variant), strict=True):
         torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-4)
+
+
+class Rounded(torch.autograd.Function):
+    """A function of somebody's own, which knows nothing but forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return (8 * x).round() / 8
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class Layers(nn.Module):
+    """Layers in a row, one of which may be met again, and a weight that may also be used outside of its layer."""
+
+    def __init__(self, *layers: nn.Module, again: int = 1, tied: bool = False, function: Any = torch.tanh) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = nn.Sequential(*layers), nn.Linear(8, 8), nn.Linear(8, 6)
+        self.again, self.tied, self.function = again, tied, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.first(x)
+        for _ in range(self.again):
+            z = self.function(self.middle(z))
+        return self.last(z + z @ self.middle.weight if self.tied else z)
+
+
+class Tokens(nn.Module):
+    """The rows of an image look at each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.randn(4, 8))
+        self.embed, self.attend = nn.Linear(4, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norm, self.last = nn.LayerNorm(8), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.embed(x.flatten(1, 2)) + self.place  # [B, 4, 8]
+        z = self.norm(z + self.attend(z, z, z, need_weights=False)[0])
+        return self.last(z.mean(1))
+
+
+def stack() -> list[nn.Module]:
+    return [nn.Flatten(), nn.Linear(16, 8)]
+
+
+OWN: dict[str, Callable[[], nn.Module]] = {
+    "linear": lambda: Layers(*stack()),
+    "no bias": lambda: Layers(nn.Flatten(), nn.Linear(16, 8, bias=False)),
+    "in place": lambda: Layers(*stack(), nn.ReLU(inplace=True), function=torch.tanh_),
+    "met twice": lambda: Layers(*stack(), again=2),
+    "tied": lambda: Layers(*stack(), tied=True),
+    "own function": lambda: Layers(*stack(), function=Rounded.apply),
+    "weight norm": lambda: Layers(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(16, 8))),
+    "half frozen": lambda: Layers(*stack(), nn.Linear(8, 8).requires_grad_(False), nn.Dropout(0.5)),
+    "convolution": lambda: Layers(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 8)),
+    "group norm": lambda: Layers(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(16, 8)),
+    "attention": Tokens,
+}
+
+
+@pytest.mark.parametrize("variant", ["exact", "empirical"])
+@pytest.mark.parametrize("own", OWN)
+def test_fisher_information_of_any_network_is_that_of_plain_autograd(own: str, variant: str) -> None:
+    with seeded(3, "init"):
+        network = OWN[own]()
+    x, y = torch.cat([batch(e, 0, 12)[0] for e in range(3)]), torch.cat([batch(e, 0, 12)[1] for e in range(3)])
+    found = fisher(network, x, y, None, variant, generator(0, "fisher"))
+    assert network.training and not any(m._forward_hooks for m in network.modules())
+    network.eval()
+    learning = {p: f for p, f in zip([p for p in network.parameters() if p.requires_grad], found, strict=True)}
+    for p in network.parameters():
+        p.requires_grad_(True)  # the reference asks for all
+    for p, wanted in zip(network.parameters(), reference_fisher(network, x, y, variant), strict=True):
+        if p in learning:
+            torch.testing.assert_close(learning[p], wanted, atol=1e-9, rtol=2e-5)
+
+
+@pytest.mark.parametrize("variant", FISHERS)
+def test_fisher_information_holds_no_gradient_of_every_sample(variant: str) -> None:
+    """No tensor is larger than the largest parameter, or the batch: gradients of all samples would be."""
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            made = op(*args, **(kwargs or {}))
+            largest = max([largest, *(t.numel() for t in tree_leaves(made) if isinstance(t, Tensor))])
+            return made
+
+    network = Layers(nn.Flatten(), nn.Linear(16, 256), nn.Conv1d(1, 1, 9), nn.Linear(248, 8))
+    network.first.insert(2, nn.Unflatten(1, (1, 256)))
+    network.first.insert(4, nn.Flatten())
+    x, y = STREAM.experiences[0].x.repeat(20, 1, 1, 1), STREAM.experiences[0].y.repeat(20)
+    with Watch():
+        fisher(network, x, y, None, variant, generator(0, "fisher"))
+    assert largest <= max(x.numel(), 32 * 256)
 
 
 def test_sampled_fisher_is_the_exact_one_on_average() -> None:
