@@ -9,7 +9,7 @@ from typing import Any
 
 from cllib import results
 from cllib.errors import UserError
-from cllib.experiments import Program, key_of
+from cllib.experiments import Program, parameters_of
 from cllib.streams.base import Stream, flattened
 from cllib.sweeps import Job, current
 from cllib.threads import one_thread
@@ -22,7 +22,7 @@ STEPS, SECONDS = 50, 1.0  # a measurement ends after so many, or so long
 def kind(told: Mapping[str, Any]) -> str:
     """What programs whose steps cost the same share: network, stream, sizes, device, runs at once, but no fractions.
 
-    told: `experiments.key_of`, and the stream's name.
+    told: of `experiments.key_of` the parameters and the device, and the stream's name.
     """
     configs, seeds = told["parameters"]["configs"], told["parameters"]["seeds"]
     return json.dumps([sized(configs[0]), told["stream"], len(configs) * len(seeds), told["device"]], sort_keys=True)
@@ -79,7 +79,10 @@ def estimate(jobs: Sequence[Job], store: Path, workers: int, measure: bool = Tru
 
     measure: whether a kind that was never run may be tried here.
     """
-    kinds = [kind({**key_of(job.program, job.data, job.device), "stream": job.stream.name}) for job in jobs]
+    kinds = [
+        kind({"parameters": parameters_of(job.program), "stream": job.stream.name, "device": job.device})
+        for job in jobs
+    ]
     rates = kept(store, set(kinds))
     known = set(rates)
     for name, job in zip(kinds, jobs, strict=True):

@@ -11,6 +11,7 @@ from typing import Any
 import joblib
 import numpy as np
 import torch
+from torch import nn
 
 from cllib import results, runs
 from cllib.checkpoints import Keeper, read
@@ -25,7 +26,7 @@ from cllib.randomness import generator, seeded
 from cllib.recipes import Recipe
 from cllib.results import Record, records
 from cllib.streams.base import Experience, Stream, flattened, orders
-from cllib.streams.latent import seen_by
+from cllib.streams.latent import latents, seen_by
 from cllib.threads import one_thread
 from cllib.training import Exam, Learner, Outcome, train
 from cllib.watching import TensorBoard, each
@@ -97,7 +98,7 @@ class Program:
             return stream
         device = stream.experiences[0].x.device
         told = {"data": data, "front": front.told, "code": code_hash(seen_by, type(front)), "device": device.type}
-        told |= {name: runs.versions()[name] for name in ("torch", "timm")}
+        told |= runs.versions()
         return seen_by(front.to(device), stream, told, store / "latents")
 
     def start(self, stream: Stream, device: str | torch.device) -> tuple[Learner, Batches | Online]:
@@ -146,8 +147,12 @@ def initial_weights(config: Config, stream: Stream) -> str:
     network = config.network if isinstance(config, Recipe) else None
     if network is None or hasattr(network, "fingerprint") or not is_foreign(type(network)):
         return ""
+    front, shape = network.front(stream.shape) if hasattr(network, "front") else None, stream.shape
+    if front is not None:
+        shape = tuple(latents(front, stream.experiences[0].x[:1].cpu()).shape[1:])
     with seeded(0, "init"):
-        state = network.build(stream.shape, stream.classes).state_dict()
+        built = nn.ModuleList([network.build(shape, stream.classes), *([] if front is None else [front])])
+    state = built.state_dict()
     return hash_arrays(*(state[name] for name in sorted(state) if isinstance(state[name], torch.Tensor)))
 
 

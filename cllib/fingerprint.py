@@ -71,7 +71,7 @@ def bound() -> list[Any]:
     modules = [module for name, module in list(sys.modules.items()) if name.split(".")[0] == HERE]
     held = [value for module in modules for value in vars(module).values()]
     held += [value for kind in held if inspect.isclass(kind) and counts(kind) for value in vars(kind).values()]
-    return [*held, *(getattr(value, "__code__", None) for value in held)]
+    return [*held, *(value.__code__ for value in held if inspect.isfunction(value))]
 
 
 def texts_of(things: Iterable[Any]) -> tuple[list[str], bool]:
@@ -103,8 +103,9 @@ distributions = functools.cache(metadata.packages_distributions)
 
 
 def is_foreign(part: Any) -> bool:
-    """Whether a class or function is not this package's."""
-    return name_of(part).split(".")[0] != HERE
+    """Whether a class, function or module is not this package's."""
+    name: str = part.__name__ if inspect.ismodule(part) else part.__module__
+    return name.split(".")[0] != HERE
 
 
 class Use:

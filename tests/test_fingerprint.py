@@ -330,7 +330,8 @@ def test_code_is_read_once_a_process_for_the_same_classes(monkeypatch: pytest.Mo
     learners = {f"mlp {k}": Recipe(network=MLP((k,))) for k in range(1, 6)}
     compare("e", tiny_stream(), learners, [1, 2, 3], store=tmp_path, probe_every=0)
     assert len(read) == 1
-    compare("e", tiny_stream(), {"er": Recipe("er", network=MLP((4,)))}, [1], store=tmp_path, probe_every=0)
+    grown = Recipe("er", network=MLP((4,)), optimizer="metaplastic", meta=(1.0,), meta_scope="matrices")
+    compare("e", tiny_stream(), {"er": grown}, [1, 2], store=tmp_path, probe_every=0)
     assert len(read) == 2
 
 
