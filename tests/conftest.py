@@ -12,6 +12,14 @@ from cllib.threads import one_thread as single
 from samples import LP, MH, WHOLE
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes minutes is run by those who ask for it, with `-m pairs`."""
+    if "pairs" not in config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("pairs")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("pairs")]
+
+
 @pytest.fixture(autouse=True)
 def no_profile_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """`make test` sets the smoke profile for the notebooks; the unit tests see the defaults."""
