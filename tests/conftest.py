@@ -17,7 +17,12 @@ from samples import LP, MH, WHOLE
 LONGEST = ("test_cluster.py", "test_site.py", "test_kill.py", "test_sweeps.py", "03_latent_replay.ipynb")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes minutes is run by those who ask for it, with `-m pairs`; of the rest the longest first."""
+    if "pairs" not in config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("pairs")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("pairs")]
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 

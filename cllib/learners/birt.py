@@ -24,7 +24,7 @@ from cllib.feeds import Batches, per_epoch
 from cllib.herding import Exemplars, herd, quota
 from cllib.learners.naive import Losses, Naive
 from cllib.memory import DTYPES
-from cllib.models.networks import evaluating
+from cllib.models.networks import copying, evaluating
 from cllib.models.norms import tested
 from cllib.models.split import Above, as_split
 from cllib.randomness import generator, seeded
@@ -285,6 +285,7 @@ class BiRT(Naive):
     def __init__(self, settings: Any, *parts: Any, **named: Any) -> None:
         super().__init__(settings, *parts, **named)
         self.split = as_split(self.network)
+        copying(self.split.below)
         self.semantic: Above | None = None
         self.anchor: Above | None = None  # f_s at the start of the experience, where its updates are lost
         self.memory = Exemplars(settings.buffer_size, settings.dtype if settings.replay == "representations" else None)

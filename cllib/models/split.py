@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from cllib.models.networks import classifier, copying, only_logits
+from cllib.models.networks import classifier, only_logits
 
 # Called in every layer with attention, as noise(rows, heads, tokens): which rows are disturbed, and by what,
 # `[k]`, `[k, h, N, N]`; None: none.
@@ -68,7 +68,6 @@ class Split(nn.Module):
     def __init__(self, below: nn.Module, above: Above, classes: int = 0, detached: bool = False) -> None:
         super().__init__()
         self.below, self.above, self.classes, self.detached = below, above, classes, detached
-        copying(below)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.above(self.represent(x))

@@ -182,19 +182,34 @@ def test_attacks_and_noise_leave_images_alone() -> None:
     assert made[0] == made[1]
 
 
-@pytest.mark.parametrize("inplace", [False, True])
-def test_a_network_in_two_parts_is_handed_copies_below(inplace: bool) -> None:
-    x = tiny_stream().tests[0].x
-    sealed = x.clone()
-    for split in (as_split(own("blind", inplace)), Split(Shift(inplace), as_split(own("halve", False)).above)):
-        split.eval().represent(x)
-        assert torch.equal(x, sealed)
+@dataclass(frozen=True)
+class InTwo:
+    """A network in two parts, of which the lower one begins in place."""
+
+    inplace: bool
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """x: `[B, *shape]` to logits `[B, classes]`."""
+        above = nn.Sequential(nn.Flatten(), nn.Linear(16, 9), nn.ReLU(), nn.Linear(9, classes))
+        return Split(Shift(self.inplace), as_split(above).above, classes)
+
+
+@pytest.mark.parametrize("replay", ["representations", "images"])
+def test_a_network_in_two_parts_is_handed_copies_below(replay: str, tmp_path: Path) -> None:
+    stream, made = tiny_stream(), []
+    sealed = stream_hash(stream)
+    for inplace in (False, True):
+        settings = replace(LEARNED["birt"].settings, replay=replay, freeze=None)
+        learner = replace(LEARNED["birt"], settings=settings, network=InTwo(inplace))
+        made += compare("parts", stream, {"birt": learner}, [0], store=tmp_path)
+        assert stream_hash(stream) == sealed
+    assert np.array_equal(made[0].test, made[1].test) and np.array_equal(made[0].online, made[1].online)
 
 
 def test_what_networks_are_is_not_changed_by_being_handed_copies() -> None:
     """Learners' networks can be copied and moved to other processes, and switched by who looks into them."""
     stream = tiny_stream()
-    learner: Any = Recipe("lwf", network=ConViT(patch=2, dim=8, heads=2, layers=2)).build(stream, 0)
+    learner: Any = Recipe("birt", network=ConViT(patch=2, dim=8, heads=2, layers=3)).build(stream, 0)
     with switched(learner.network, detached=True):
         assert sum(len(m._forward_pre_hooks) for m in learner.network.modules()) == 2  # as a whole, and below
     again: Any = Recipe("naive").kind(None, learner.network, learner.optimiser, 0)

@@ -874,7 +874,7 @@ def test_another_number_of_coefficients_is_refused_when_the_network_is_known() -
 def test_what_the_optimiser_is_told() -> None:
     told = replace(METAPLASTIC, step_size=0.03, weight_decay=1e-7, gate="both", meta_scope="none")
     optimiser = told.build(STREAM, 5).optimiser
-    assert (optimiser.gate, optimiser.seed) == ("both", 5)
+    assert [(g["gate"], g["seed"]) for g in optimiser.param_groups] == [("both", 5)]
     assert [(g["lr"], g["weight_decay"], g["meta"], g["betas"]) for g in optimiser.param_groups] == [
         (0.03, 1e-7, 0.0, (0.9, 0.999))
     ]
