@@ -14,7 +14,7 @@ NAMED: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
     "01_memory_head": [("images", "ns-cifar100", ("MH", "CNU", "lp", "mlp", "er_reservoir"))],
     "02_metaplasticity": [
         ("controls", "pFMNIST x3", ("metaplastic", "m=0", "m=0, lr / 5", "wrong sign", "shuffled sizes")),
-        ("controls", "pFMNIST x3", ("both directions", "decay 0", "shared norms", "running norms", "running norms, m=0")),
+        ("controls", "pFMNIST x3", ("both directions", "decay 0", "shared norms", "running norms")),
         ("tiny transformers", "pFMNIST x3", ("vit, matrices, m=0", "bvit, binary, m=10", "hybrid, matrices, m=30")),
     ],
     "03_latent_replay": [
