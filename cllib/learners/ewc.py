@@ -227,13 +227,18 @@ def add_layers(
     uses = times_used(losses)
     once = [part for part in heard if part[1].dim() == 2 and uses[part[0].weight] + uses[part[0].bias] > 0]
     once = [part for part in once if max(uses[p] for p in part[0].parameters()) == 1]
+    done: set[nn.Parameter] = set()
     for loss in losses.sum(0) if once else ():
-        slopes = torch.autograd.grad(loss, [answer for *_, answer in once], retain_graph=True)
+        answers = [answer for *_, answer in once]
+        slopes = torch.autograd.grad(loss, answers, retain_graph=True, allow_unused=True)
         for (layer, given, _), slope in zip(once, slopes, strict=True):
+            if slope is None:  # an answer that nothing was made of
+                continue
             squares = slope.square()
             for p in {*layer.parameters()} & {*total}:
                 total[p].add_(squares.T @ given.square() if p is layer.weight else squares.sum(0))
-    return {p for layer, *_ in once for p in layer.parameters()} & {*total}
+                done.add(p)
+    return done
 
 
 def times_used(result: Tensor) -> Counter[Tensor | None]:

@@ -211,15 +211,23 @@ class Rounded(torch.autograd.Function):
 
 
 class Layers(nn.Module):
-    """Layers in a row, one of which may be met again, and a weight that may also be used outside of its layer."""
+    """Layers in a row, one of which may be met again, be asked for what then counts as given, or lend its weight."""
 
-    def __init__(self, *layers: nn.Module, again: int = 1, tied: bool = False, function: Any = torch.tanh) -> None:
+    def __init__(
+        self,
+        *layers: nn.Module,
+        again: int = 1,
+        tied: bool = False,
+        detached: bool = False,
+        function: Any = torch.tanh,
+    ) -> None:
         super().__init__()
         self.first, self.middle, self.last = nn.Sequential(*layers), nn.Linear(8, 8), nn.Linear(8, 6)
-        self.again, self.tied, self.function = again, tied, function
+        self.again, self.tied, self.detached, self.function = again, tied, detached, function
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.first(x)
+        z = z + self.middle(z).detach() if self.detached else z
         for _ in range(self.again):
             z = self.function(self.middle(z))
         return self.last(z + z @ self.middle.weight if self.tied else z)
@@ -249,6 +257,7 @@ OWN: dict[str, Callable[[], nn.Module]] = {
     "no bias": lambda: Layers(nn.Flatten(), nn.Linear(16, 8, bias=False)),
     "in place": lambda: Layers(*stack(), nn.ReLU(inplace=True), function=torch.tanh_),
     "met twice": lambda: Layers(*stack(), again=2),
+    "once for nothing": lambda: Layers(*stack(), detached=True),
     "tied": lambda: Layers(*stack(), tied=True),
     "own function": lambda: Layers(*stack(), function=Rounded.apply),
     "weight norm": lambda: Layers(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(16, 8))),
