@@ -2,7 +2,7 @@
 
 Laborieux, Ernoult, Hirtzlin & Querlioz, "Synaptic metaplasticity in binarized neural networks" (2021). The hidden
 weight W is the Parameter, B = sign(W) is made in every forward pass, and gradients go straight through the sign: no
-weight is ever swapped in place.
+weight is ever swapped in place. The sign of 0 is 0 for activations, +1 for weights.
 """
 
 from collections import OrderedDict
@@ -24,19 +24,23 @@ INITS = ("uniform", "gauss", "xavier")
 GAMMAS = ("ones", "uniform")
 
 
-def sign(x: Tensor) -> Tensor:
-    """-1 where x < 0, else +1, also for 0: a binary value is never 0 (torch's sign is, hence twice)."""
-    return x.sign().add_(0.5).sign_()
+def sign(weights: Tensor) -> Tensor:
+    """B: -1 where W < 0, else +1, also for 0: a binary weight is never 0 (torch's sign is, hence twice).
+
+    Of activations the sign is torch's, 0 at 0, as in the released programs: there ties are frequent, where a norm
+    subtracts from a sum of ones just that sum.
+    """
+    return weights.sign().add_(0.5).sign_()
 
 
 class _StraightThrough(torch.autograd.Function):
-    """sign(x) with the gradient of the identity: dL/dW := dL/dB, no clip."""
+    """torch's sign(x) with the gradient of the identity, no clip."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        return sign(x)
+        return x.sign()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -47,8 +51,16 @@ class _StraightThrough(torch.autograd.Function):
         return gradient
 
 
+class _Binarized(_StraightThrough):
+    """B with the gradient of the identity: dL/dW := dL/dB."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return sign(x)
+
+
 class _Clipped(_StraightThrough):
-    """sign(x) with the gradient of the identity where |x| <= 1, else 0."""
+    """torch's sign(x) with the gradient of the identity where |x| <= 1, else 0."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -61,13 +73,19 @@ class _Clipped(_StraightThrough):
 
 
 def straight_through(x: Tensor) -> Tensor:
-    """sign(x); the gradient passes as if nothing had happened (spec: hidden weights, and a layer's own input)."""
+    """torch's sign(x), 0 at 0; the gradient passes as if nothing had happened (a layer's own input)."""
     result: Tensor = _StraightThrough.apply(x)
     return result
 
 
+def binarized(weights: Tensor) -> Tensor:
+    """`sign` of hidden weights; the gradient passes as if nothing had happened."""
+    result: Tensor = _Binarized.apply(weights)
+    return result
+
+
 def sign_clipped(x: Tensor) -> Tensor:
-    """sign(x); the gradient passes where |x| <= 1, 1 included (activations)."""
+    """torch's sign(x), 0 at 0; the gradient passes where |x| <= 1, 1 included (activations)."""
     result: Tensor = _Clipped.apply(x)
     return result
 
@@ -83,7 +101,7 @@ class BinaryLinear(nn.Linear):
     """y = s x_in B^T (+ bias), B = sign(weight), `weight: [out, in]` the hidden weight.
 
     Args:
-        binarize_input: whether x_in = sign(x), straight through; else x.
+        binarize_input: whether x_in = sign(x), straight through, 0 at 0; else x.
         scaled: s = 1 / sqrt(in), a constant, instead of 1.
     """
 
@@ -102,7 +120,7 @@ class BinaryLinear(nn.Linear):
 
     def binary(self) -> Tensor:
         """B, `[out, in]` of -1 and +1."""
-        return straight_through(self.weight)
+        return binarized(self.weight)
 
 
 class BinaryConv2d(nn.Conv2d):
@@ -116,7 +134,7 @@ class BinaryConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         x = straight_through(x) if self.binarize_input else x
-        return self._conv_forward(x, straight_through(self.weight), self.bias)
+        return self._conv_forward(x, binarized(self.weight), self.bias)
 
 
 # --- which tensors are what ---

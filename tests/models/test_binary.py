@@ -19,6 +19,7 @@ from cllib.models.binary import (
     BinaryLinear,
     BinaryMLP,
     SignActivation,
+    binarized,
     binary_weights,
     gated,
     sign,
@@ -38,10 +39,12 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator(seed, "x"))
 
 
-def test_the_sign_of_zero_is_one() -> None:
+def test_the_sign_of_zero_is_one_for_weights_and_zero_for_activations() -> None:
     x = torch.tensor([-2.0, -1e-30, -0.0, 0.0, 1e-30, 3.0])
-    for binary in (sign, straight_through, sign_clipped, SignActivation()):
-        assert binary(x).tolist() == [-1, -1, 1, 1, 1, 1]
+    for weights in (sign, binarized):
+        assert weights(x).tolist() == [-1, -1, 1, 1, 1, 1]
+    for activations in (straight_through, sign_clipped, SignActivation()):
+        assert activations(x).tolist() == [-1, -1, 0, 0, 1, 1]
     assert x.tolist() == [-2.0, pytest.approx(-1e-30), -0.0, 0.0, pytest.approx(1e-30), 3.0], "no change in place"
 
 
@@ -78,10 +81,11 @@ def test_7_activations_pass_gradients_where_they_are_at_most_one() -> None:
     assert torch.equal(module.grad, x.grad)
 
 
-def test_7_weights_pass_gradients_everywhere() -> None:
+@pytest.mark.parametrize("through", [binarized, straight_through])
+def test_7_weights_and_inputs_pass_gradients_everywhere(through: Any) -> None:
     x = torch.tensor([-50.0, -1.0, 0.0, 2.0], requires_grad=True)
     c = torch.tensor([1.0, -2.0, 3.0, 4.0])
-    (c * straight_through(x)).sum().backward()
+    (c * through(x)).sum().backward()
     assert torch.equal(x.grad, c)
 
 
@@ -124,7 +128,7 @@ def test_a_layer_that_signs_its_input_does_so_without_a_clip(kind: str) -> None:
     if kind == "convolution":
         layer, x = BinaryConv2d(1, 3, 3, binarize_input=True), 5 * torch.randn(2, 1, 4, 4, generator=draw)
     x.requires_grad_()
-    signs = sign(x.detach()).requires_grad_()
+    signs = x.detach().sign().requires_grad_()
     found = layer(x)
     layer.binarize_input = False
     wanted = layer(signs)
@@ -158,7 +162,7 @@ def by_hand(network: nn.Sequential, x: Tensor) -> Tensor:
         total = x @ torch.where(layer.weight < 0, -1.0, 1.0).double().T
         mean, variance = total.mean(0), total.var(0, unbiased=False)
         total = (total - mean) / (variance + 1e-5).sqrt() * scale.weight + scale.bias
-        x = torch.where(total < 0, -1.0, 1.0).double() if k < count else total
+        x = total.sign() if k < count else total
     return x
 
 
