@@ -198,22 +198,28 @@ def start_hidden(weights: Sequence[nn.Parameter], init: str, width: float) -> No
 class _Common:
     """What both networks are told; raises UserError at construction for impossible values.
 
-    norm: one of `NORMS`; affine: whether it learns scale and shift; gamma: its initial scale, one of `GAMMAS`; init,
+    norm: one of `NORMS`, or None: as in the released programs, `statistics`; affine: whether it learns scale and shift; gamma: its initial scale, one of `GAMMAS`; init,
     init_width: of the hidden weights, one of `INITS` (`start_hidden`).
     """
 
-    norm: str = "batch"
+    norm: str | None = None
     affine: bool = True
     gamma: str = "ones"
     init: str = "uniform"
     init_width: float = 0.1
 
     def __post_init__(self) -> None:
-        one_of("norm", self.norm, NORMS)
+        if self.norm is not None:
+            one_of("norm", self.norm, NORMS)
         flag("affine", self.affine)
         one_of("gamma", self.gamma, GAMMAS)
         one_of("init", self.init, INITS)
         within("init_width", self.init_width, 1e-9, 1e6)
+
+    @property
+    def statistics(self) -> str:
+        """The norm taken. The released programs keep running statistics in all networks but the binarized MLP."""
+        return self.norm or "running"
 
 
 @dataclass(frozen=True)
@@ -233,13 +239,18 @@ class BinaryMLP(_Common):
             whole("hidden", width, 1)
         flag("binary", self.binary)
 
+    @property
+    def statistics(self) -> str:
+        """Of the batch in the binarized network, as in its program since 2023, where nothing else is asked for."""
+        return self.norm or ("batch" if self.binary else super().statistics)
+
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """x: `[B, *shape]` to logits `[B, classes]`. The input itself is not binarized."""
         widths = (prod(shape), *self.hidden, classes)
         layers: OrderedDict[str, nn.Module] = OrderedDict(flat=nn.Flatten())
         for k, (inputs, outputs) in enumerate(pairwise(widths), 1):
             layers[f"fc{k}"] = BinaryLinear(inputs, outputs) if self.binary else nn.Linear(inputs, outputs, bias=False)
-            layers[f"norm{k}"] = norm(self.norm, outputs, self.affine, self.gamma)
+            layers[f"norm{k}"] = norm(self.statistics, outputs, self.affine, self.gamma)
             if k <= len(self.hidden):
                 layers[f"act{k}"] = SignActivation() if self.binary else nn.ReLU()
         network = nn.Sequential(layers)
@@ -252,17 +263,21 @@ POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 @dataclass(frozen=True)
 class BinaryCNN(_Common):
-    """Groups of 3x3 convolutions, each group ending in pooling; then fully connected layers with dropout.
+    """Groups of convolutions, each group ending in pooling; then fully connected layers.
 
-    channels: of every convolution, `per_group` to a group, the last group without padding; the defaults are the paper's
-    for CIFAR-10, 128-128-P-256-256-P-512-512-P and 2048 hidden units. pool: "max" or "average".
+    The defaults are the paper's network for CIFAR-10: 128-128-P-256-256-P-512-512-P in 3x3, padded but for the last,
+    4608-2048-2048-10, dropout after each hidden linear layer; 18,238,356 parameters.
+
+    channels: of every convolution, `per_group` to a group; side: of the kernels; hidden: units of the linear layers;
+    pool: "max" or "average".
     """
 
     channels: tuple[int, ...] = (128, 128, 256, 256, 512, 512)
     per_group: int = 2
-    hidden: tuple[int, ...] = (2048,)
+    hidden: tuple[int, ...] = (2048, 2048)
     dropout: float = 0.5
     pool: str = "max"
+    side: int = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -271,6 +286,7 @@ class BinaryCNN(_Common):
         for width in (*self.channels, *self.hidden):
             whole("channels and hidden", width, 1)
         whole("per_group", self.per_group, 1)
+        whole("side", self.side, 1)
         if not self.channels or len(self.channels) % self.per_group:
             raise UserError(f"channels = {self.channels}: must be a multiple of per_group = {self.per_group}")
         within("dropout", self.dropout, 0, 0.95)
@@ -290,9 +306,10 @@ class BinaryCNN(_Common):
             raise UserError(f"images of shape {list(shape)}: too small for {len(self.channels)} binary convolutions")
         layers["flat"] = nn.Flatten()
         for k, (inputs, outputs) in enumerate(pairwise((features, *self.hidden, classes)), 1):
-            layers[f"drop{k}"] = nn.Dropout(self.dropout)
             layers[f"fc{k}"] = BinaryLinear(inputs, outputs)
-            layers[f"norm_fc{k}"] = norm(self.norm, outputs, self.affine, self.gamma)
+            if k <= len(self.hidden):
+                layers[f"drop{k}"] = nn.Dropout(self.dropout)
+            layers[f"norm_fc{k}"] = norm(self.statistics, outputs, self.affine, self.gamma)
             if k <= len(self.hidden):
                 layers[f"act_fc{k}"] = SignActivation()
         network = nn.Sequential(layers)
@@ -302,10 +319,10 @@ class BinaryCNN(_Common):
     def _convolutions(self, inputs: int) -> OrderedDict[str, nn.Module]:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for k, (before, after) in enumerate(pairwise((inputs, *self.channels)), 1):
-            padding = 0 if k > len(self.channels) - self.per_group else 1
-            layers[f"conv{k}"] = BinaryConv2d(before, after, 3, padding)
+            padding = 0 if k == len(self.channels) else self.side // 2
+            layers[f"conv{k}"] = BinaryConv2d(before, after, self.side, padding)
             if k % self.per_group == 0:
                 layers[f"pool{k}"] = POOLS[self.pool](2)
-            layers[f"norm{k}"] = norm(self.norm, after, self.affine, self.gamma, images=True)
+            layers[f"norm{k}"] = norm(self.statistics, after, self.affine, self.gamma, images=True)
             layers[f"act{k}"] = SignActivation()
         return layers

@@ -1,5 +1,6 @@
 """Binarized networks: signs, their gradients, and which tensors are hidden weights."""
 
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -242,18 +243,37 @@ def test_the_scale_of_norms_starts_at_one_or_below() -> None:
         assert (scale == 1).all() if gamma == "ones" else (0 <= scale.min() < 0.1 and 0.9 < scale.max() <= 1)
 
 
+def test_norms_are_those_of_the_released_programs_unless_asked_for() -> None:
+    kinds = {BinaryMLP(): False, BinaryMLP(binary=False): True, SMALL_CNN: True}
+    for config, running in kinds.items():
+        network = config.build((1, 16, 16), 3)
+        norms = [m for m in network.modules() if isinstance(m, KINDS)]
+        assert norms and all(m.track_running_stats == running for m in norms)
+        assert replace(config, norm="batch").statistics == "batch"
+
+
 def test_the_convolutions_of_the_paper() -> None:
     with torch.device("meta"):
         network = BinaryCNN().build((3, 32, 32), 10)
+    assert sum(p.numel() for p in network.parameters()) == 18_238_356
     shapes = {name: list(w.shape) for name, w in binary_weights(network).items()}
-    assert list(shapes) == [*(f"conv{k}.weight" for k in range(1, 7)), "fc1.weight", "fc2.weight"]
+    assert list(shapes) == [*(f"conv{k}.weight" for k in range(1, 7)), *(f"fc{k}.weight" for k in range(1, 4))]
     assert shapes["conv6.weight"] == [512, 512, 3, 3]
-    assert shapes["fc1.weight"] == [2048, 512 * 2 * 2], "32, halved twice, less 4 at the edges, halved: 2 x 2"
+    linear = [shapes[f"fc{k}.weight"] for k in (1, 2, 3)]
+    assert linear == [[2048, 4608], [2048, 2048], [10, 2048]], "32, halved twice, less 2, halved: 3 x 3 of 512"
     padded = [network.get_submodule(f"conv{k}").padding[0] for k in range(1, 7)]
-    assert padded == [1, 1, 1, 1, 0, 0]
+    assert padded == [1, 1, 1, 1, 1, 0]
     names = list(dict(network.named_children()))
     assert names[:7] == ["conv1", "norm1", "act1", "conv2", "pool2", "norm2", "act2"]
-    assert names[-5:] == ["norm_fc1", "act_fc1", "drop2", "fc2", "norm_fc2"]
+    assert names[-7:] == ["act_fc1", "fc2", "drop2", "norm_fc2", "act_fc2", "fc3", "norm_fc3"]
+    assert [name for name in names if "drop" in name] == ["drop1", "drop2"], "one after each hidden linear layer"
+
+
+def test_kernels_may_be_larger() -> None:
+    network = BinaryCNN((4, 6), per_group=1, side=5, hidden=(), pool="average").build((1, 28, 28), 10)
+    shapes = {name: list(w.shape) for name, w in binary_weights(network).items()}
+    assert shapes == {"conv1.weight": [4, 1, 5, 5], "conv2.weight": [6, 4, 5, 5], "fc1.weight": [10, 150]}
+    assert not any(isinstance(m, nn.Dropout) for m in network), "no hidden layer, nothing to drop"
 
 
 @pytest.mark.parametrize("pool", ["max", "average"])
@@ -349,7 +369,8 @@ def test_a_layer_alone_is_a_network_too() -> None:
         (BinaryCNN, {"per_group": 0}, "per_group = 0"),
         (BinaryCNN, {"dropout": 1.0}, "dropout = 1.0"),
         (BinaryCNN, {"pool": "mean"}, "pool = 'mean': allowed are max, average"),
-        (BinaryCNN, {"norm": None}, "norm = None"),
+        (BinaryCNN, {"norm": "bn"}, "norm = 'bn': allowed are batch, running, instance"),
+        (BinaryCNN, {"side": 0}, "side = 0"),
     ],
 )
 def test_impossible_networks_are_refused(kind: Any, wrong: dict[str, Any], message: str) -> None:
