@@ -265,7 +265,7 @@ class MetaplasticityChapter(Chapter):
             switches = {"binarize_attention": self.binarize_attention, "as_published": self.as_published}
             return ViT(self.net, init_width=self.init_width, **sizes, **switches)
         init = self.init or ("xavier" if self.net == "bcnn" else "uniform")
-        norm = self.norm or ("running" if self.subsets else None)  # as published for stream learning
+        norm = self.norm or ("running" if self.subsets else "released")  # as published for stream learning
         how: dict[str, Any] = {"norm": norm, "gamma": self.norm_gamma, "init": init, "init_width": self.init_width}
         how |= {"affine": not self.subsets or self.net in CONVOLUTIONAL}  # as published for stream learning
         if self.net in CONVOLUTIONAL:

@@ -198,28 +198,25 @@ def start_hidden(weights: Sequence[nn.Parameter], init: str, width: float) -> No
 class _Common:
     """What both networks are told; raises UserError at construction for impossible values.
 
-    norm: one of `NORMS`, or None: as in the released programs, `statistics`; affine: whether it learns scale and shift; gamma: its initial scale, one of `GAMMAS`; init,
-    init_width: of the hidden weights, one of `INITS` (`start_hidden`).
+    norm: one of `NORMS`, or "released" for the released programs': of the batch in the binarized MLP (since 2023), else
+    running; it is replaced by that name at once. affine: whether it learns scale and shift; gamma: its initial scale,
+    one of `GAMMAS`; init, init_width: of the hidden weights, one of `INITS` (`start_hidden`).
     """
 
-    norm: str | None = None
+    norm: str = "released"
     affine: bool = True
     gamma: str = "ones"
     init: str = "uniform"
     init_width: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.norm is not None:
-            one_of("norm", self.norm, NORMS)
+        if self.norm == "released":
+            object.__setattr__(self, "norm", "batch" if getattr(self, "binary", False) else "running")
+        one_of("norm", self.norm, NORMS)
         flag("affine", self.affine)
         one_of("gamma", self.gamma, GAMMAS)
         one_of("init", self.init, INITS)
         within("init_width", self.init_width, 1e-9, 1e6)
-
-    @property
-    def statistics(self) -> str:
-        """The norm taken. The released programs keep running statistics in all networks but the binarized MLP."""
-        return self.norm or "running"
 
 
 @dataclass(frozen=True)
@@ -239,18 +236,13 @@ class BinaryMLP(_Common):
             whole("hidden", width, 1)
         flag("binary", self.binary)
 
-    @property
-    def statistics(self) -> str:
-        """Of the batch in the binarized network, as in its program since 2023, where nothing else is asked for."""
-        return self.norm or ("batch" if self.binary else super().statistics)
-
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """x: `[B, *shape]` to logits `[B, classes]`. The input itself is not binarized."""
         widths = (prod(shape), *self.hidden, classes)
         layers: OrderedDict[str, nn.Module] = OrderedDict(flat=nn.Flatten())
         for k, (inputs, outputs) in enumerate(pairwise(widths), 1):
             layers[f"fc{k}"] = BinaryLinear(inputs, outputs) if self.binary else nn.Linear(inputs, outputs, bias=False)
-            layers[f"norm{k}"] = norm(self.statistics, outputs, self.affine, self.gamma)
+            layers[f"norm{k}"] = norm(self.norm, outputs, self.affine, self.gamma)
             if k <= len(self.hidden):
                 layers[f"act{k}"] = SignActivation() if self.binary else nn.ReLU()
         network = nn.Sequential(layers)
@@ -309,7 +301,7 @@ class BinaryCNN(_Common):
             layers[f"fc{k}"] = BinaryLinear(inputs, outputs)
             if k <= len(self.hidden):
                 layers[f"drop{k}"] = nn.Dropout(self.dropout)
-            layers[f"norm_fc{k}"] = norm(self.statistics, outputs, self.affine, self.gamma)
+            layers[f"norm_fc{k}"] = norm(self.norm, outputs, self.affine, self.gamma)
             if k <= len(self.hidden):
                 layers[f"act_fc{k}"] = SignActivation()
         network = nn.Sequential(layers)
@@ -323,6 +315,6 @@ class BinaryCNN(_Common):
             layers[f"conv{k}"] = BinaryConv2d(before, after, self.side, padding)
             if k % self.per_group == 0:
                 layers[f"pool{k}"] = POOLS[self.pool](2)
-            layers[f"norm{k}"] = norm(self.statistics, after, self.affine, self.gamma, images=True)
+            layers[f"norm{k}"] = norm(self.norm, after, self.affine, self.gamma, images=True)
             layers[f"act{k}"] = SignActivation()
         return layers

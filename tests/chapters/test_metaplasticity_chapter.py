@@ -131,9 +131,9 @@ def test_other_methods_come_without_the_rule_unless_it_is_asked_for(rival: str) 
 def test_norms_are_those_of_the_released_program_for_each_net() -> None:
     for net in ("bnn", "dnn", "bcnn", "bcnn_usps"):
         wanted = "batch" if net == "bnn" else "running"
-        assert settings(NAME, "quick", net=net).network().statistics == wanted
+        assert settings(NAME, "quick", net=net).network().norm == wanted
         for norm in ("batch", "running", "instance"):
-            assert settings(NAME, "quick", net=net, norm=norm).network().statistics == norm
+            assert settings(NAME, "quick", net=net, norm=norm).network().norm == norm
     cut = settings(NAME, "smoke", task_sequence="digits", subsets=4)
     assert cut.network().norm == "running" and replace(cut, norm="batch").network().norm == "batch"
 
@@ -156,7 +156,7 @@ def test_stream_learning_takes_m_for_the_steps_it_makes() -> None:
     (one, m, then), (cut, _, _) = settings(NAME, "paper").streaming("cifar10")
     assert (one.subsets, cut.subsets, m, then) == (1, 20, 13.0, 156_400)
     recipe = cut.experiment()
-    assert isinstance(recipe.network, BinaryCNN) and recipe.network.affine and recipe.network.statistics == "running"
+    assert isinstance(recipe.network, BinaryCNN) and recipe.network.affine and recipe.network.norm == "running"
     assert recipe.network == BinaryCNN(init="xavier", norm="running"), "the paper's, nothing made smaller"
     assert (recipe.epochs, recipe.batch_size, recipe.step_size) == (200, 64, 1e-4)
     (_, m, then), (small, _, _) = settings(NAME, "quick").streaming("FMNIST-6k")
