@@ -156,10 +156,12 @@ def judge(claim: Claim, made: Sequence[Evidence]) -> dict[str, Any]:
         "ours": None,
         "half": None,
         "n": 0,
+        "variant": "",
     }
     if not places:
         return {**row, "stream": claim.stream, "verdict": "not run"}
     ours = by_place[claim.experiment, claim.label, places[0]]
+    row["variant"] = getattr(ours, "variant", "")  # facts are of today's code
     exact = isinstance(ours, Fact) and ours.exact
     values = ours.metric(claim.metric)
     if claim.worse:
@@ -225,4 +227,6 @@ def readable(judged: pd.DataFrame) -> pd.DataFrame:
     shown = judged[["source", "claim", "stream"]].assign(
         published=theirs, ours=ours, n=judged["n"], verdict=judged["verdict"]
     )
+    if judged["variant"].any():
+        shown["made with"] = judged["variant"]
     return shown.set_index(["source", "claim"])

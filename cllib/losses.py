@@ -39,5 +39,7 @@ def hinge_gradient(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.where(signs * logits < 0, -signs, torch.zeros_like(signs))
 
 
-LOSSES = {"xent": xent, "hinge": hinge}
-GRADIENTS: dict[str, Gradient] = {"xent": xent_gradient, "hinge": hinge_gradient}
+# By name, of samples one by one. Over a batch the released programs average the cross-entropy and sum the hinge.
+LOSSES = {"xent": xent, "hinge": hinge, "hinge_mean": hinge}
+SUMMED = ("hinge",)
+GRADIENTS: dict[str, Gradient] = {"xent": xent_gradient, "hinge": hinge_gradient, "hinge_mean": hinge_gradient}

@@ -51,7 +51,8 @@ class Record:
     kept by one run, by part; peak_memory: bytes the process held at most; energy: joules and how they were got;
     measuring: what the loop was told of it; runs: addresses of what it was made from; code: hash of the code that made
     it; names: of the classes, in the order of their numbers (empty where seeds differ in it); processor: what it can do
-    (`runs.processor`), on which the last bits of a number depend.
+    (`runs.processor`), on which the last bits of a number depend; variant: what the code that made it did otherwise
+    than today's, where that is known.
     """
 
     experiment: str
@@ -95,6 +96,7 @@ class Record:
     excerpts: list[list[int]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     processor: str = ""
+    variant: str = ""
 
     @property
     def n(self) -> int:
@@ -518,9 +520,10 @@ def curves_table(made: Sequence[Record]) -> pd.DataFrame:
 
 
 def beforehand(made: Sequence[Record]) -> pd.DataFrame:
-    """What was run before, where and when: a row an experiment, a stream, a number of seeds, a day."""
-    rows = sorted({(r.experiment, r.stream, r.n, r.date, r.device) for r in made})
-    return pd.DataFrame(rows, columns=["measured beforehand", "stream", "n", "date", "on"])
+    """What was run before, where, when and with what: a row an experiment, a stream, a number of seeds, a day."""
+    rows = sorted({(r.experiment, r.stream, r.n, r.date, r.device, r.variant) for r in made})
+    table = pd.DataFrame(rows, columns=["measured beforehand", "stream", "n", "date", "on", "made with"])
+    return table if table["made with"].any() else table.drop(columns="made with")
 
 
 def paired(

@@ -88,6 +88,16 @@ def test_ledger_of_the_chapter_is_whole(made: list[Record], chapter: str) -> Non
     assert {claim.source for claim in told} <= set(sources)
 
 
+def test_a_row_says_what_older_code_did_otherwise(made: list[Record]) -> None:
+    """Of numbers that were made before a default changed, the ledger and the list of runs say so."""
+    for table in (readable(ledger.ledger("01_memory_head", made)), results.beforehand(made)):
+        assert "made with" not in table
+    old = [replace(record, variant="another sign") for record in made]
+    shown = readable(ledger.ledger("01_memory_head", old))
+    assert ((shown["made with"] == "another sign") == (shown["verdict"] != "not run")).all() and shown["ours"].any()
+    assert (results.beforehand(old)["made with"] == "another sign").all()
+
+
 FACT = Fact("theory", "a count", "quick", (56.0,), exact=True)
 COUNT = Claim("source", "text", "theory", "", "value", "a count", value=56)
 

@@ -48,7 +48,7 @@ class MemoryHeadChapter(Chapter):
     step_size: float = 0.1  # rho, --beta_m
     weight_decay: float = 0.0  # --weight_decay
     optimizer: str = "sgd"  # --optimizer
-    loss: str = "xent"  # --loss
+    loss: str = "xent"  # xent | hinge | hinge_mean, --loss
     units: int = 16  # m, --key_mem_units
     top: int = 2  # delta, --delta
     distance: str = "euclidean"  # the original command line can only do cosine
@@ -66,6 +66,7 @@ class MemoryHeadChapter(Chapter):
     random_memories: bool = False
     shared_keys: bool = True  # --shared_keys
     when: str = "POST"
+    counted: str = "after"  # a batch's winners, for use and age: after the keys moved, as released, or "before"
     threshold_bug: bool = False  # the released cosine test
     method: str = "vanilla"  # --competitor
     buffer_size: int = 24  # --buffer_size

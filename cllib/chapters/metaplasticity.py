@@ -26,13 +26,17 @@ from cllib.threads import cores
 
 NAME = "02_metaplasticity"
 DEFAULT_META = 1.35  # the published m of permuted MNIST
-NETS = ("bnn", "dnn", "bcnn", *VITS)
+NETS = ("bnn", "dnn", "bcnn", "bcnn_usps", *VITS)
+CONVOLUTIONAL = ("bcnn", "bcnn_usps")
 PARTS = ("sweep", "controls", "baselines", "two", "streams", "vits", "released", "reruns", "own")
 SCENARIOS = ("task", "domain")
 SMALL_VIT = {"image_size": 28, "resize": 28, "patch": 7, "dim": 64, "depth": 2, "heads": 4, "mlp_ratio": 2.0}
 LARGE_VIT = {"image_size": 224, "resize": 256, "patch": 16, "dim": 768, "depth": 4, "heads": 12, "mlp_ratio": 4.0}
+SMALL_CNN: dict[str, Any] = {"channels": (16, 16, 32, 32), "hidden": (64,)}  # bcnn, outside the paper profile
+# For MNIST and USPS: channels and kernels of the released command line, averages pooled; where, and margins, assumed.
+USPS_CNN: dict[str, Any] = {"channels": (64, 64), "side": 5, "per_group": 1, "hidden": (), "pool": "average"}
 USED_BY = (
-    (("norm", "norm_gamma", "init"), ("bnn", "dnn", "bcnn")),
+    (("norm", "norm_gamma", "init"), ("bnn", "dnn", *CONVOLUTIONAL)),
     (("hidden_layers",), ("bnn", "dnn")),
     ((*SMALL_VIT, "as_published", "binarize_attention"), VITS),
 )
@@ -91,11 +95,11 @@ class MetaplasticityChapter(Chapter):
     gamma: float = 1.0  # --gamma: task i has the step size lr / gamma^i
     epochs_per_task: int | None = None  # --epochs-per-task
     decay: float = 1e-7  # --decay
-    meta: tuple[float, ...] | None = None  # --meta: one m, or one a layer, as it is; None: 1.35, rescaled
+    meta: tuple[float, ...] | None = None  # --meta: one m, or one a layer, as it is; None: 1.35, rescaled; ewc, si: 0
     meta_scope: str | None = None  # binary | matrices | none; None: matrices for the real-valued nets, else binary
     gate: str = "shrinking"  # shrinking | growing | both | shuffled: the rule, and controls
     scenario: str = "task"  # --scenario: task: each task keeps its norms; domain: one set for all
-    norm: str = "batch"  # --norm: batch | running (both "bn") | instance ("in")
+    norm: str | None = None  # --norm: batch | running (both "bn") | instance ("in"); None: as released for this net
     norm_gamma: str = "ones"  # initial scale of norms: ones | uniform
     init: str | None = None  # --init: uniform | gauss | xavier
     init_width: float = 0.1  # --init-width
@@ -261,10 +265,12 @@ class MetaplasticityChapter(Chapter):
             switches = {"binarize_attention": self.binarize_attention, "as_published": self.as_published}
             return ViT(self.net, init_width=self.init_width, **sizes, **switches)
         init = self.init or ("xavier" if self.net == "bcnn" else "uniform")
-        how: dict[str, Any] = {"norm": self.norm, "gamma": self.norm_gamma, "init": init, "init_width": self.init_width}
-        how |= {"affine": not self.subsets or self.net == "bcnn"}  # as published for stream learning
-        if self.net == "bcnn":
-            return BinaryCNN(**how) if self.profile == "paper" else BinaryCNN((16, 16, 32, 32), hidden=(64,), **how)
+        norm = self.norm or ("running" if self.subsets else "released")  # as published for stream learning
+        how: dict[str, Any] = {"norm": norm, "gamma": self.norm_gamma, "init": init, "init_width": self.init_width}
+        how |= {"affine": not self.subsets or self.net in CONVOLUTIONAL}  # as published for stream learning
+        if self.net in CONVOLUTIONAL:
+            small = USPS_CNN if self.net == "bcnn_usps" else {} if self.profile == "paper" else SMALL_CNN
+            return BinaryCNN(**small, **how)
         return BinaryMLP(self.value("hidden_layers"), self.net == "bnn", **how)
 
     def experiment(self) -> Recipe:
@@ -279,7 +285,7 @@ class MetaplasticityChapter(Chapter):
         plain = {"optimizer": "adam"}  # all that the released transformer program has
         rule = {
             "optimizer": "metaplastic",
-            "meta": self.meta or (DEFAULT_META,),
+            "meta": self.meta or (0.0 if self.ewc or self.si else DEFAULT_META,),
             "meta_scope": self.scope,
             "gate": self.gate,
         }
@@ -299,8 +305,8 @@ class MetaplasticityChapter(Chapter):
         )
 
     def experiment_on(self, stream: Stream) -> Recipe:
-        """The same for this stream: where `meta` is None, the published 1.35 for as many steps as its tasks have."""
-        if self.meta or self.as_published:
+        """The same for this stream: where the rule acts alone and `meta` is None, 1.35 for the steps its tasks have."""
+        if self.meta or self.as_published or self.ewc or self.si:
             return self.experiment()
         return replace(self, meta=(self.scaled(DEFAULT_META, self.steps(stream)[0]),)).experiment()
 
@@ -336,7 +342,7 @@ class MetaplasticityChapter(Chapter):
 
     def streaming(self, data: str) -> list[tuple["MetaplasticityChapter", float, int]]:
         """Stream learning on a data set: its experiments, with the published m and the steps that it was meant for."""
-        common: dict[str, Any] = {"task_sequence": (data,), "train_size": self.images, "norm": "running"}
+        common: dict[str, Any] = {"task_sequence": (data,), "train_size": self.images}
         m = published(NAME)["published_m"]
         if data == "cifar10":  # convolutions, 200 epochs of 782 batches
             each = [self.own(net="bcnn", subsets=count, **common) for count in (1, 20)]

@@ -2,7 +2,7 @@
 
 Laborieux, Ernoult, Hirtzlin & Querlioz, "Synaptic metaplasticity in binarized neural networks" (2021). The hidden
 weight W is the Parameter, B = sign(W) is made in every forward pass, and gradients go straight through the sign: no
-weight is ever swapped in place.
+weight is ever swapped in place. The sign of 0 is 0 for activations, +1 for weights.
 """
 
 from collections import OrderedDict
@@ -24,19 +24,23 @@ INITS = ("uniform", "gauss", "xavier")
 GAMMAS = ("ones", "uniform")
 
 
-def sign(x: Tensor) -> Tensor:
-    """-1 where x < 0, else +1, also for 0: a binary value is never 0 (torch's sign is, hence twice)."""
-    return x.sign().add_(0.5).sign_()
+def sign(weights: Tensor) -> Tensor:
+    """B: -1 where W < 0, else +1, also for 0: a binary weight is never 0 (torch's sign is, hence twice).
+
+    Of activations the sign is torch's, 0 at 0, as in the released programs: there ties are frequent, where a norm
+    subtracts from a sum of ones just that sum.
+    """
+    return weights.sign().add_(0.5).sign_()
 
 
 class _StraightThrough(torch.autograd.Function):
-    """sign(x) with the gradient of the identity: dL/dW := dL/dB, no clip."""
+    """torch's sign(x) with the gradient of the identity, no clip."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        return sign(x)
+        return x.sign()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -47,8 +51,16 @@ class _StraightThrough(torch.autograd.Function):
         return gradient
 
 
+class _Binarized(_StraightThrough):
+    """B with the gradient of the identity: dL/dW := dL/dB."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return sign(x)
+
+
 class _Clipped(_StraightThrough):
-    """sign(x) with the gradient of the identity where |x| <= 1, else 0."""
+    """torch's sign(x) with the gradient of the identity where |x| <= 1, else 0."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -61,13 +73,19 @@ class _Clipped(_StraightThrough):
 
 
 def straight_through(x: Tensor) -> Tensor:
-    """sign(x); the gradient passes as if nothing had happened (spec: hidden weights, and a layer's own input)."""
+    """torch's sign(x), 0 at 0; the gradient passes as if nothing had happened (a layer's own input)."""
     result: Tensor = _StraightThrough.apply(x)
     return result
 
 
+def binarized(weights: Tensor) -> Tensor:
+    """`sign` of hidden weights; the gradient passes as if nothing had happened."""
+    result: Tensor = _Binarized.apply(weights)
+    return result
+
+
 def sign_clipped(x: Tensor) -> Tensor:
-    """sign(x); the gradient passes where |x| <= 1, 1 included (activations)."""
+    """torch's sign(x), 0 at 0; the gradient passes where |x| <= 1, 1 included (activations)."""
     result: Tensor = _Clipped.apply(x)
     return result
 
@@ -83,7 +101,7 @@ class BinaryLinear(nn.Linear):
     """y = s x_in B^T (+ bias), B = sign(weight), `weight: [out, in]` the hidden weight.
 
     Args:
-        binarize_input: whether x_in = sign(x), straight through; else x.
+        binarize_input: whether x_in = sign(x), straight through, 0 at 0; else x.
         scaled: s = 1 / sqrt(in), a constant, instead of 1.
     """
 
@@ -102,7 +120,7 @@ class BinaryLinear(nn.Linear):
 
     def binary(self) -> Tensor:
         """B, `[out, in]` of -1 and +1."""
-        return straight_through(self.weight)
+        return binarized(self.weight)
 
 
 class BinaryConv2d(nn.Conv2d):
@@ -116,7 +134,7 @@ class BinaryConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         x = straight_through(x) if self.binarize_input else x
-        return self._conv_forward(x, straight_through(self.weight), self.bias)
+        return self._conv_forward(x, binarized(self.weight), self.bias)
 
 
 # --- which tensors are what ---
@@ -180,17 +198,20 @@ def start_hidden(weights: Sequence[nn.Parameter], init: str, width: float) -> No
 class _Common:
     """What both networks are told; raises UserError at construction for impossible values.
 
-    norm: one of `NORMS`; affine: whether it learns scale and shift; gamma: its initial scale, one of `GAMMAS`; init,
-    init_width: of the hidden weights, one of `INITS` (`start_hidden`).
+    norm: one of `NORMS`, or "released" for the released programs': of the batch in the binarized MLP (since 2023), else
+    running; it is replaced by that name at once. affine: whether it learns scale and shift; gamma: its initial scale,
+    one of `GAMMAS`; init, init_width: of the hidden weights, one of `INITS` (`start_hidden`).
     """
 
-    norm: str = "batch"
+    norm: str = "released"
     affine: bool = True
     gamma: str = "ones"
     init: str = "uniform"
     init_width: float = 0.1
 
     def __post_init__(self) -> None:
+        if self.norm == "released":
+            object.__setattr__(self, "norm", "batch" if getattr(self, "binary", False) else "running")
         one_of("norm", self.norm, NORMS)
         flag("affine", self.affine)
         one_of("gamma", self.gamma, GAMMAS)
@@ -234,17 +255,21 @@ POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 @dataclass(frozen=True)
 class BinaryCNN(_Common):
-    """Groups of 3x3 convolutions, each group ending in pooling; then fully connected layers with dropout.
+    """Groups of convolutions, each group ending in pooling; then fully connected layers.
 
-    channels: of every convolution, `per_group` to a group, the last group without padding; the defaults are the paper's
-    for CIFAR-10, 128-128-P-256-256-P-512-512-P and 2048 hidden units. pool: "max" or "average".
+    The defaults are the paper's network for CIFAR-10: 128-128-P-256-256-P-512-512-P in 3x3, padded but for the last,
+    4608-2048-2048-10, dropout after each hidden linear layer; 18,238,356 parameters.
+
+    channels: of every convolution, `per_group` to a group; side: of the kernels; hidden: units of the linear layers;
+    pool: "max" or "average".
     """
 
     channels: tuple[int, ...] = (128, 128, 256, 256, 512, 512)
     per_group: int = 2
-    hidden: tuple[int, ...] = (2048,)
+    hidden: tuple[int, ...] = (2048, 2048)
     dropout: float = 0.5
     pool: str = "max"
+    side: int = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -253,6 +278,7 @@ class BinaryCNN(_Common):
         for width in (*self.channels, *self.hidden):
             whole("channels and hidden", width, 1)
         whole("per_group", self.per_group, 1)
+        whole("side", self.side, 1)
         if not self.channels or len(self.channels) % self.per_group:
             raise UserError(f"channels = {self.channels}: must be a multiple of per_group = {self.per_group}")
         within("dropout", self.dropout, 0, 0.95)
@@ -272,8 +298,9 @@ class BinaryCNN(_Common):
             raise UserError(f"images of shape {list(shape)}: too small for {len(self.channels)} binary convolutions")
         layers["flat"] = nn.Flatten()
         for k, (inputs, outputs) in enumerate(pairwise((features, *self.hidden, classes)), 1):
-            layers[f"drop{k}"] = nn.Dropout(self.dropout)
             layers[f"fc{k}"] = BinaryLinear(inputs, outputs)
+            if k <= len(self.hidden):
+                layers[f"drop{k}"] = nn.Dropout(self.dropout)
             layers[f"norm_fc{k}"] = norm(self.norm, outputs, self.affine, self.gamma)
             if k <= len(self.hidden):
                 layers[f"act_fc{k}"] = SignActivation()
@@ -284,8 +311,8 @@ class BinaryCNN(_Common):
     def _convolutions(self, inputs: int) -> OrderedDict[str, nn.Module]:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for k, (before, after) in enumerate(pairwise((inputs, *self.channels)), 1):
-            padding = 0 if k > len(self.channels) - self.per_group else 1
-            layers[f"conv{k}"] = BinaryConv2d(before, after, 3, padding)
+            padding = 0 if k == len(self.channels) else self.side // 2
+            layers[f"conv{k}"] = BinaryConv2d(before, after, self.side, padding)
             if k % self.per_group == 0:
                 layers[f"pool{k}"] = POOLS[self.pool](2)
             layers[f"norm{k}"] = norm(self.norm, after, self.affine, self.gamma, images=True)

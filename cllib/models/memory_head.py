@@ -27,6 +27,7 @@ QUERIES = ("identity", "sign", "resize1d", "resize2d", "resize2d_sign")
 MEMORY_UPDATES = ("WTA", "vanilla")
 KEY_UPDATES = ("ad_hoc_WTA", "grad_WTA", "grad_not_WTA")
 ORDERS = ("POST", "PRE")
+COUNTED = ("after", "before")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class MemoryHeadConfig:
     shared_keys: bool = True
     bias: bool = True
     when: str = "POST"  # keys move after (POST) or before (PRE) the output is computed
+    counted: str = "after"  # winners of a batch whose use is counted: after the keys moved, as released, or "before"
     threshold_bug: bool = False  # released cosine: compares r / sqrt(d) with tau_alpha (P1)
 
     def __post_init__(self) -> None:
@@ -97,6 +99,7 @@ _CHOICES = {
     "memory_update": MEMORY_UPDATES,
     "key_update": KEY_UPDATES,
     "when": ORDERS,
+    "counted": COUNTED,
 }
 LARGE_UNIT = 4096  # floats; above, evaluation goes unit by unit
 LARGE_KEY = 16  # floats; above, evaluation measures distances by one matrix product
@@ -338,7 +341,8 @@ def advance_(
             winner, r = replaced, responses(bank.keys, psi, config.distance, config.width)
     if config.key_update == "ad_hoc_WTA":
         pull_keys_(bank, psi, r, winner, rates, config)
-    count_(bank, winner)
+    again = psi.shape[1] > 1 and config.counted == "after" and config.key_update == "ad_hoc_WTA"
+    count_(bank, responses(bank.keys, psi, config.distance, config.width).argmax(-1) if again else winner)
     return winner
 
 

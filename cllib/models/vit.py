@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cllib.errors import UserError, flag, one_of, whole, within
-from cllib.models.binary import BinaryLinear, binary_weights, sign, sign_clipped, start_hidden
+from cllib.models.binary import BinaryLinear, binary_weights, sign_clipped, start_hidden
 
 NETS = ("vit", "bvit", "hybrid")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, for colour images
@@ -26,7 +26,7 @@ class SignedNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
-        return sign(y.detach()) + 0 * y if self.raw else sign_clipped(y)
+        return y.detach().sign() + 0 * y if self.raw else sign_clipped(y)
 
 
 class FixedBinaryLinear(BinaryLinear):
@@ -36,7 +36,7 @@ class FixedBinaryLinear(BinaryLinear):
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True, binarize_input: bool = True) -> None:
         super().__init__(inputs, outputs, bias, binarize_input)
-        self.register_buffer("first", sign(self.weight.detach()))
+        self.register_buffer("first", self.weight.detach().sign())
 
     def binary(self) -> Tensor:
         """The first B, with the gradient of W behind it."""

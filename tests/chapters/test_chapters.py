@@ -54,6 +54,21 @@ def test_released_commands_have_their_equivalent(label: str) -> None:
     assert settings(CHAPTER, "quick", **parse(CHAPTER, text)) == chosen
 
 
+BENCHMARKS = {"bi-modals_CDI": "modes-cdi", "imagenet": None}  # imagenet: the chapter's stream of images
+FLAGS = {"beta_k": "key_step", "beta_m": "step_size", "hidden": "hidden", "buffer_size": "buffer_size"}
+FLAGS |= {"buffer_batch_size": "replay_size", "delta": "top", "key_mem_units": "units", "tau_alpha": "match_threshold"}
+
+
+@pytest.mark.parametrize("label", list(published(CHAPTER)["examples"]))
+def test_released_commands_are_the_settings_beside_them(label: str) -> None:
+    """All three of the README are of the benchmarks in the plane's MODES, or images."""
+    example = published(CHAPTER)["examples"][label]
+    told = dict(part.removeprefix("--").split("=") for part in example["command"].split())
+    assert example["settings"].get("benchmark") == BENCHMARKS[told["benchmark"]]
+    same = {name: example["settings"][mine] for name, mine in FLAGS.items() if name in told}
+    assert same == {name: float(told[name]) for name in same} and len(same) > 3
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

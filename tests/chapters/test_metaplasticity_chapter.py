@@ -12,7 +12,7 @@ from cllib.chapters.metaplasticity import NAME, NETS, PARTS
 from cllib.errors import UserError
 from cllib.experiments import compare
 from cllib.ledger import claims, published
-from cllib.models.binary import BinaryCNN, BinaryMLP
+from cllib.models.binary import BinaryCNN, BinaryMLP, binary_weights
 from cllib.models.vit import ViT
 
 TABLES = [table for table in published(NAME)["tables"] if "settings" in table]
@@ -77,7 +77,7 @@ def test_images_that_nobody_can_download_are_asked_for_first(tmp_path: Path) -> 
 @pytest.mark.parametrize("net", NETS)
 def test_every_net_has_settings_in_every_profile(profile: str, net: str) -> None:
     recipe = settings(NAME, profile, net=net).experiment()
-    wanted = ViT if net in ("vit", "bvit", "hybrid") else BinaryCNN if net == "bcnn" else BinaryMLP
+    wanted = ViT if net in ("vit", "bvit", "hybrid") else BinaryCNN if "bcnn" in net else BinaryMLP
     assert isinstance(recipe.network, wanted)
     assert recipe.meta_scope == ("matrices" if net in ("dnn", "vit") else "binary")
     assert recipe.meta == (1.35,)
@@ -121,6 +121,23 @@ def test_flags_of_the_original_command_line_reach_the_recipe() -> None:
     assert settings(NAME, "quick", si=True).experiment().settings.values == "hidden"
 
 
+@pytest.mark.parametrize("rival", ["ewc", "si"])
+def test_other_methods_come_without_the_rule_unless_it_is_asked_for(rival: str) -> None:
+    p = settings(NAME, "quick", **{rival: True})
+    assert p.experiment().meta == p.experiment_on(p.stream()).meta == (0.0,)
+    assert settings(NAME, "quick", **{rival: True}, meta=2).experiment_on(p.stream()).meta == (2.0,)
+
+
+def test_norms_are_those_of_the_released_program_for_each_net() -> None:
+    for net in ("bnn", "dnn", "bcnn", "bcnn_usps"):
+        wanted = "batch" if net == "bnn" else "running"
+        assert settings(NAME, "quick", net=net).network().norm == wanted
+        for norm in ("batch", "running", "instance"):
+            assert settings(NAME, "quick", net=net, norm=norm).network().norm == norm
+    cut = settings(NAME, "smoke", task_sequence="digits", subsets=4)
+    assert cut.network().norm == "running" and replace(cut, norm="batch").network().norm == "batch"
+
+
 def test_stream_learning_has_one_optimiser_and_norms_without_parameters() -> None:
     p = settings(NAME, "smoke", task_sequence="digits", subsets=4, train_size=20)
     recipe, stream = p.experiment(), p.stream()
@@ -140,9 +157,11 @@ def test_stream_learning_takes_m_for_the_steps_it_makes() -> None:
     assert (one.subsets, cut.subsets, m, then) == (1, 20, 13.0, 156_400)
     recipe = cut.experiment()
     assert isinstance(recipe.network, BinaryCNN) and recipe.network.affine and recipe.network.norm == "running"
+    assert recipe.network == BinaryCNN(init="xavier", norm="running"), "the paper's, nothing made smaller"
     assert (recipe.epochs, recipe.batch_size, recipe.step_size) == (200, 64, 1e-4)
     (_, m, then), (small, _, _) = settings(NAME, "quick").streaming("FMNIST-6k")
     assert (m, then, small.experiment().network.affine) == (2.5, 12_000, False)
+    assert small.experiment().network.norm == "running"
     assert small.steps(small.stream()) == [9] * 20  # 300 images in batches of 100, three epochs
 
 
@@ -173,7 +192,7 @@ def test_stream_learning_takes_m_for_the_steps_it_makes() -> None:
         ({"stream_parts": [3, 3]}, "stream_parts = (3, 3): each may be named once"),
         ({"net": "vit", "as_published": True, "meta": 1}, "meta = (1.0,): as_published = True trains with plain Adam"),
         ({"dim": 32}, "dim = 32: only for net = vit, bvit, hybrid, not 'bnn'"),
-        ({"net": "vit", "norm": "running"}, "norm = 'running': only for net = bnn, dnn, bcnn, not 'vit'"),
+        ({"net": "vit", "norm": "running"}, "norm = 'running': only for net = bnn, dnn, bcnn, bcnn_usps, not 'vit'"),
         ({"net": "bcnn", "hidden_layers": [9]}, "hidden_layers = (9,): only for net = bnn, dnn, not 'bcnn'"),
         ({"batch_size": 1}, "batch_size = 1: BatchNorm needs two samples"),
         ({"widths": [0]}, "hidden = 0: must be a whole number at least 1"),
@@ -192,17 +211,38 @@ def test_what_cannot_be_is_answered_in_one_line(given: dict, said: str) -> None:
 # --- the published rows ---
 
 
-@pytest.mark.parametrize("table", TABLES, ids=lambda table: f"{table['experiment']} {table['metrics'][0]}")
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: " ".join([table["experiment"], *table["metrics"][:1]]))
 def test_published_rows_are_parameters_that_can_be_run(table: dict) -> None:
     p = settings(NAME, "paper", parts=("reruns",))
     for label, row in table["rows"].items():
         mine = p.own(**{**table["settings"], **row["settings"]})
         assert mine.sequence().name == table["stream"], label
         recipe = mine.experiment()
-        assert recipe.step_size in (0.005, 0.001) and recipe.batch_size == 100
+        assert recipe.step_size in (0.005, 0.001)
+        assert recipe.batch_size == (20 if table["experiment"] in ("cifar100", "MNIST and USPS") else 100)
         assert recipe.meta == tuple(float(m) for m in {**table["settings"], **row["settings"]}["meta"])
     variants = {repr(sorted(str(v) for v in row["settings"].items())) for row in table["rows"].values()}
     assert len(variants) == len(table["rows"])  # no two rows are the same run
+
+
+ORDERS = [order for order in published(NAME)["orders"] if order["experiment"] in {t["experiment"] for t in TABLES}]
+
+
+@pytest.mark.parametrize("name", ["vehicles then animals", "cifar100", "MNIST and USPS"])
+def test_orders_without_numbers_can_be_run_too(name: str) -> None:
+    (order,) = [order for order in ORDERS if order["experiment"] == name]
+    (table,) = [table for table in TABLES if table["experiment"] == name]
+    assert (order["stream"], {order["better"], order["worse"]}) == (table["stream"], {*table["rows"]})
+    assert settings(NAME, "paper", parts=("reruns",), reruns=(name,)).reruns == (name,)
+    better = float(order["better"].removeprefix("m="))
+    assert better in published(NAME)["published_m"].values()
+    assert table["rows"][order["better"]]["settings"]["meta"] == [better]
+
+
+def test_the_network_for_mnist_and_usps() -> None:
+    network = settings(NAME, "paper", net="bcnn_usps").network().build((1, 28, 28), 10)
+    shapes = {name: list(w.shape) for name, w in binary_weights(network).items()}
+    assert shapes == {"conv1.weight": [64, 1, 5, 5], "conv2.weight": [64, 64, 5, 5], "fc1.weight": [10, 1600]}
 
 
 def test_rows_of_the_spec_are_copied_right() -> None:

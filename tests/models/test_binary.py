@@ -1,5 +1,6 @@
 """Binarized networks: signs, their gradients, and which tensors are hidden weights."""
 
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -19,6 +20,7 @@ from cllib.models.binary import (
     BinaryLinear,
     BinaryMLP,
     SignActivation,
+    binarized,
     binary_weights,
     gated,
     sign,
@@ -38,10 +40,12 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator(seed, "x"))
 
 
-def test_the_sign_of_zero_is_one() -> None:
+def test_the_sign_of_zero_is_one_for_weights_and_zero_for_activations() -> None:
     x = torch.tensor([-2.0, -1e-30, -0.0, 0.0, 1e-30, 3.0])
-    for binary in (sign, straight_through, sign_clipped, SignActivation()):
-        assert binary(x).tolist() == [-1, -1, 1, 1, 1, 1]
+    for weights in (sign, binarized):
+        assert weights(x).tolist() == [-1, -1, 1, 1, 1, 1]
+    for activations in (straight_through, sign_clipped, SignActivation()):
+        assert activations(x).tolist() == [-1, -1, 0, 0, 1, 1]
     assert x.tolist() == [-2.0, pytest.approx(-1e-30), -0.0, 0.0, pytest.approx(1e-30), 3.0], "no change in place"
 
 
@@ -78,10 +82,11 @@ def test_7_activations_pass_gradients_where_they_are_at_most_one() -> None:
     assert torch.equal(module.grad, x.grad)
 
 
-def test_7_weights_pass_gradients_everywhere() -> None:
+@pytest.mark.parametrize("through", [binarized, straight_through])
+def test_7_weights_and_inputs_pass_gradients_everywhere(through: Any) -> None:
     x = torch.tensor([-50.0, -1.0, 0.0, 2.0], requires_grad=True)
     c = torch.tensor([1.0, -2.0, 3.0, 4.0])
-    (c * straight_through(x)).sum().backward()
+    (c * through(x)).sum().backward()
     assert torch.equal(x.grad, c)
 
 
@@ -124,7 +129,7 @@ def test_a_layer_that_signs_its_input_does_so_without_a_clip(kind: str) -> None:
     if kind == "convolution":
         layer, x = BinaryConv2d(1, 3, 3, binarize_input=True), 5 * torch.randn(2, 1, 4, 4, generator=draw)
     x.requires_grad_()
-    signs = sign(x.detach()).requires_grad_()
+    signs = x.detach().sign().requires_grad_()
     found = layer(x)
     layer.binarize_input = False
     wanted = layer(signs)
@@ -158,7 +163,7 @@ def by_hand(network: nn.Sequential, x: Tensor) -> Tensor:
         total = x @ torch.where(layer.weight < 0, -1.0, 1.0).double().T
         mean, variance = total.mean(0), total.var(0, unbiased=False)
         total = (total - mean) / (variance + 1e-5).sqrt() * scale.weight + scale.bias
-        x = torch.where(total < 0, -1.0, 1.0).double() if k < count else total
+        x = total.sign() if k < count else total
     return x
 
 
@@ -238,18 +243,38 @@ def test_the_scale_of_norms_starts_at_one_or_below() -> None:
         assert (scale == 1).all() if gamma == "ones" else (0 <= scale.min() < 0.1 and 0.9 < scale.max() <= 1)
 
 
+def test_norms_are_those_of_the_released_programs_unless_asked_for() -> None:
+    kinds = {BinaryMLP(): False, BinaryMLP(binary=False): True, SMALL_CNN: True}
+    for config, running in kinds.items():
+        network = config.build((1, 16, 16), 3)
+        norms = [m for m in network.modules() if isinstance(m, KINDS)]
+        assert norms and all(m.track_running_stats == running for m in norms)
+        assert config.norm == ("running" if running else "batch"), "what is described says which"
+        assert replace(config, norm="instance").norm == "instance"
+
+
 def test_the_convolutions_of_the_paper() -> None:
     with torch.device("meta"):
         network = BinaryCNN().build((3, 32, 32), 10)
+    assert sum(p.numel() for p in network.parameters()) == 18_238_356
     shapes = {name: list(w.shape) for name, w in binary_weights(network).items()}
-    assert list(shapes) == [*(f"conv{k}.weight" for k in range(1, 7)), "fc1.weight", "fc2.weight"]
+    assert list(shapes) == [*(f"conv{k}.weight" for k in range(1, 7)), *(f"fc{k}.weight" for k in range(1, 4))]
     assert shapes["conv6.weight"] == [512, 512, 3, 3]
-    assert shapes["fc1.weight"] == [2048, 512 * 2 * 2], "32, halved twice, less 4 at the edges, halved: 2 x 2"
+    linear = [shapes[f"fc{k}.weight"] for k in (1, 2, 3)]
+    assert linear == [[2048, 4608], [2048, 2048], [10, 2048]], "32, halved twice, less 2, halved: 3 x 3 of 512"
     padded = [network.get_submodule(f"conv{k}").padding[0] for k in range(1, 7)]
-    assert padded == [1, 1, 1, 1, 0, 0]
+    assert padded == [1, 1, 1, 1, 1, 0]
     names = list(dict(network.named_children()))
     assert names[:7] == ["conv1", "norm1", "act1", "conv2", "pool2", "norm2", "act2"]
-    assert names[-5:] == ["norm_fc1", "act_fc1", "drop2", "fc2", "norm_fc2"]
+    assert names[-7:] == ["act_fc1", "fc2", "drop2", "norm_fc2", "act_fc2", "fc3", "norm_fc3"]
+    assert [name for name in names if "drop" in name] == ["drop1", "drop2"], "one after each hidden linear layer"
+
+
+def test_kernels_may_be_larger() -> None:
+    network = BinaryCNN((4, 6), per_group=1, side=5, hidden=(), pool="average").build((1, 28, 28), 10)
+    shapes = {name: list(w.shape) for name, w in binary_weights(network).items()}
+    assert shapes == {"conv1.weight": [4, 1, 5, 5], "conv2.weight": [6, 4, 5, 5], "fc1.weight": [10, 150]}
+    assert not any(isinstance(m, nn.Dropout) for m in network), "no hidden layer, nothing to drop"
 
 
 @pytest.mark.parametrize("pool", ["max", "average"])
@@ -346,6 +371,7 @@ def test_a_layer_alone_is_a_network_too() -> None:
         (BinaryCNN, {"dropout": 1.0}, "dropout = 1.0"),
         (BinaryCNN, {"pool": "mean"}, "pool = 'mean': allowed are max, average"),
         (BinaryCNN, {"norm": None}, "norm = None"),
+        (BinaryCNN, {"side": 0}, "side = 0"),
     ],
 )
 def test_impossible_networks_are_refused(kind: Any, wrong: dict[str, Any], message: str) -> None:

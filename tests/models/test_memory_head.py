@@ -174,6 +174,8 @@ VARIANTS = {
     "delta 1": {"top": 1},
     "delta 5": {"top": 5, "units": 7},
     "reduced": {"query": "resize1d", "key_size": 2},
+    "counted before": {"counted": "before"},
+    "counted before, own keys, PRE": {"counted": "before", "shared_keys": False, "when": "PRE"},
 }
 BUSY = MemoryHeadConfig(
     units=6, top=2, key_step=0.1, sharpness=3, match_threshold=0.7, use_threshold=3, age_threshold=4
@@ -207,12 +209,13 @@ def test_7_closed_form_equals_autograd(name: str, optimiser: str, batch: int) ->
         assert int(mh.bank.scrambles.sum()) > 0, "the trial never scrambled: it proves nothing about it"
 
 
+@pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_8_batched_runs_equal_separate_runs(name: str) -> None:
+def test_8_batched_runs_equal_separate_runs(name: str, batch: int) -> None:
     config, seeds = replace(BUSY, **VARIANTS[name]), [3, 1, 4, 1, 5]
     numbers = [{"key_step": 0.1 * k, "sharpness": 1.0 + k, "match_threshold": 0.5 + 0.1 * k} for k in range(5)]
     configs = [replace(config, use_threshold=1 + k, age_threshold=2 + k, **n) for k, n in enumerate(numbers)]
-    x, y = samples(40, runs=5)
+    x, y = samples(40, runs=5, batch=batch)
     rho = rates(0.01, 0.05, 0.1, 0.2, 0.3)
     together = MemoryHead(3, 4, configs, seeds)
     learn(together, x, y, optimiser=SGD(rho, rho / 10))
@@ -304,6 +307,16 @@ def test_3_without_key_step_keys_stay() -> None:
     keys = mh.bank.keys.clone()
     learn(mh, *samples(20))
     assert torch.equal(mh.bank.keys, keys)
+
+
+@pytest.mark.parametrize("name", [name for name, told in VARIANTS.items() if "counted" not in told])
+def test_5_when_a_batch_is_counted_matters_from_two_samples_on(name: str) -> None:
+    for batch in (1, 3):
+        heads = [head(replace(BUSY, **VARIANTS[name], counted=when)) for when in ("after", "before")]
+        said = [learn(one, *samples(40, batch=batch)) for one in heads]
+        same = torch.equal(heads[0].bank.usage, heads[1].bank.usage) and torch.equal(said[0], said[1])
+        still = heads[0].config.key_update != "ad_hoc_WTA"  # keys that move with the memories, by the optimiser
+        assert same == (batch == 1 or still)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -505,6 +518,7 @@ def test_delta_is_clamped_to_the_units() -> None:
         {"match_threshold": -0.5},
         {"distance": "manhattan"},
         {"when": "DURING"},
+        {"counted": "twice"},
         {"query": "resize1d"},
         {"key_size": 3},
         {"threshold_bug": True},

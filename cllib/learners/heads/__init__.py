@@ -35,7 +35,7 @@ class LearnerConfig:
     step_size: float = 0.1  # rho (--beta_m)
     weight_decay: float = 0.0
     optimizer: str = "sgd"
-    loss: str = "xent"
+    loss: str = "xent"  # of replayed items the mean, of "hinge" the sum, as released ("hinge_mean": the mean)
     buffer_size: int = 24
     replay_size: int = 4  # r (--buffer_batch_size)
     gdumb_epochs: int = 10

@@ -1,6 +1,6 @@
 """Experience replay, and what the learners with a buffer share.
 
-A step (rules 3): gradient on the current sample; gradient of the mean loss on r stored items, drawn before
+A step (rules 3): gradient on the current sample; gradient of the loss on r stored items, drawn before
 the current one is stored; both add; the sample is stored; one optimiser step.
 """
 
@@ -63,7 +63,7 @@ class Replay(Vanilla):
         return draws[:, self.t, : min(self.t, self.store.size)]
 
     def replayed(self, index: Tensor) -> Gradients:
-        """Gradient of the mean loss over stored items at `index: [R, k]`."""
+        """Gradient of the loss over stored items at `index: [R, k]`."""
         items = self.store.read(index)
         return self.head.learn(items["x"], self.on(items["y"]))[1]
 

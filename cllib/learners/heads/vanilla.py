@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cllib.losses import GRADIENTS
+from cllib.losses import GRADIENTS, SUMMED
 from cllib.models.classic import Head
 from cllib.optim import SGD, Adam
 from cllib.streams import Experience
@@ -17,12 +17,13 @@ class Vanilla:
     """R heads learning online from R samples at a time.
 
     Args:
-        head: R heads; optimiser: with R rates; loss: "xent" or "hinge".
+        head: R heads; optimiser: with R rates; loss: "xent" (over a batch: averaged), "hinge" (summed, as
+            released) or "hinge_mean" (averaged).
     """
 
     def __init__(self, head: Head, optimiser: SGD | Adam, loss: str = "xent") -> None:
         self.head, self.optimiser = head, optimiser
-        self.gradient = GRADIENTS[loss]
+        self.gradient, self.summed = GRADIENTS[loss], loss in SUMMED
         self.runs, self.seed = len(head.seeds), head.seeds[0]
         self.t = 0  # samples seen
 
@@ -37,8 +38,8 @@ class Vanilla:
         return logits
 
     def on(self, y: Tensor, weight: float = 1.0) -> Callable[[Tensor], Tensor]:
-        """logits -> gradient of the mean loss over B, times a weight; `y: [R, B]`."""
-        scale = weight / y.shape[1]
+        """logits -> gradient of the loss over B, a mean unless summed, times a weight; `y: [R, B]`."""
+        scale = weight if self.summed else weight / y.shape[1]
         return lambda logits: self.gradient(logits, y) * scale
 
     def finish(self, experience: Experience) -> None:
