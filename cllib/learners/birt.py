@@ -6,7 +6,7 @@ samples is stored. `recipe` is "paper", or "released" for what the released prog
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ CHUNK = 250  # samples at once when an experience is looked through
 REPLAYS = ("representations", "images", "none", "all")
 RANGES, DISTANCES, SCHEDULES = ("seen", "new"), ("l2", "squared"), ("cosine", "constant")
 PURPOSES = ("replay", "labels", "mixing", "attention", "supervision", "semantic memory", "augment", "tuning")
-COUNTERS = ("order", "growth", "kinds", "learned", "step", "updates", "updated", "data")
+COUNTERS = ("order", "growth", "kinds", "learned", "step", "updates", "updated", "fresh", "data")
 # Where paper and released program differ.
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {
@@ -89,7 +89,7 @@ class BiRTSettings:
     program counts them, which after an update finds no new ones. alternating: an epoch of new batches, then one of
     replayed ones. deterministic: samples are chosen and stored unchanged, not augmented. settled: what is frozen in
     fine-tuning is in evaluation mode. freeze_old: tokens and heads of old tasks are frozen; merge: the semantic memory
-    is also updated at the end of an experience.
+    is also updated at the end of an experience; where not, it still takes over what is new.
 
     tune_epochs, tune_step_size, tune_weight: of the fine-tuning on the memory after each experience but the first.
     schedule: of the step size, to final_step_size, after warmup_epochs from warmup_step_size. augment: one of
@@ -217,11 +217,14 @@ def rate(epoch: float, epochs: int, how: BiRTSettings, step_size: float) -> floa
 
 
 @torch.no_grad()
-def average(slow: nn.Module, fast: nn.Module, ema: float) -> None:
-    """theta_s becomes ema theta_s + (1 - ema) theta_w, for every parameter and statistic both have."""
+def average(slow: nn.Module, fast: nn.Module, ema: float, new: Collection[str] = ()) -> None:
+    """theta_s becomes ema theta_s + (1 - ema) theta_w, for every parameter and statistic both have.
+
+    new: names of what theta_s has no earlier values of, which are copied.
+    """
     now = fast.state_dict()
     for name, value in slow.state_dict().items():
-        if value.is_floating_point():
+        if value.is_floating_point() and name not in new:
             value.lerp_(now[name], 1 - ema)
         else:
             value.copy_(now[name])
@@ -296,6 +299,7 @@ class BiRT(Naive):
         self.learned = self.step = self.updates = 0
         self.plan = (1, 1)  # steps an epoch, and in all
         self.updated = False  # f_s, since the experience began, and the update is not lost
+        self.fresh: list[str] = []  # parameters of f_s that came with the experience
         self.data = {"numbers": 0, "bytes": 0}  # of joint training
         self.known = torch.empty(0, dtype=torch.bool)  # of the stored samples, those that f_s was asked about
         self.said = torch.empty(0)  # its answers, `[M, C_old]`
@@ -325,7 +329,7 @@ class BiRT(Naive):
         if self._stores:
             quota(self.settings.buffer_size, self.kinds)
         self._place(experience.y.device)
-        self._grow(len(self.growth) - 1)
+        self.fresh = self._grow(len(self.growth) - 1)
         if not self.settings.persistent:
             self.anchor = deepcopy(self.semantic)
         long = per_epoch(len(experience), self.batch_size)
@@ -368,8 +372,8 @@ class BiRT(Naive):
             self.semantic = self._copy()
         if self.semantic is not None:
             self.moment("semantic memory", Recall(self))
-            if how.merge and not first:
-                average(self.semantic, self.split.above, how.ema)
+            if not first:
+                self._average(how.ema if how.merge else 1.0)
         self.learned += 1
         self._forget()
 
@@ -427,17 +431,19 @@ class BiRT(Naive):
 
     # --- growing ---
 
-    def _grow(self, task: int) -> None:
-        """Room for the classes of a task, in f and in f_s."""
+    def _grow(self, task: int) -> list[str]:
+        """Room for the classes of a task, in f and in f_s; returns the names of what f_s did not have."""
         above, classes = self.split.above, self.growth[task]
         if not (above.grows and classes):
-            return
+            return []
         with seeded(self.seed, f"growth {task}"):
             above.grow(classes)
-        if self.semantic is not None:
-            known = {k: v for k, v in self.semantic.state_dict().items() if not k.startswith("divergence")}
-            self.semantic = self._copy()
-            self.semantic.load_state_dict(known, strict=False)
+        if self.semantic is None:
+            return []
+        known = {k: v for k, v in self.semantic.state_dict().items() if not k.startswith("divergence")}
+        self.semantic = self._copy()
+        self.semantic.load_state_dict(known, strict=False)
+        return [name for name in self.semantic.state_dict() if name not in known]
 
     def _copy(self) -> Above:
         """f as it is, for f_s."""
@@ -609,9 +615,14 @@ class BiRT(Naive):
         if self.semantic is None or not self.learned:
             return
         if float(torch.rand((), generator=self.draws["semantic memory"])) < self.settings.ema_rate:
-            average(self.semantic, self.split.above, self.settings.ema)
+            self._average(self.settings.ema)
             self.updates, self.updated = self.updates + 1, True
             self._forget()
+
+    def _average(self, ema: float) -> None:
+        """An update of f_s; what came with the experience is copied by the first, for f_s never knew it otherwise."""
+        assert self.semantic is not None
+        average(self.semantic, self.split.above, ema, () if self.updated else self.fresh)
 
     def _end_epoch(self) -> None:
         """Where passes alternate, one over the memory; where updates of f_s are lost, they are lost now."""

@@ -616,6 +616,11 @@ def test_i19_the_student_sees_no_supervision_noise() -> None:
 # --- the semantic memory (I5, I6, I7) ---
 
 
+def is_new(name: str, task: int) -> bool:
+    """Whether a parameter of f came with a task."""
+    return name == f"tokens.{task}" or name.startswith((f"heads.{task}.", "divergence."))
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0, 1), st.integers(0, 10**6))
 def test_i5_an_average_is_linear_in_every_number(ema: float, seed: int) -> None:
@@ -642,9 +647,10 @@ def test_i5_an_update_moves_f_s_towards_f(ema: float) -> None:
         assert learner.updates == k + 1 and learner.updated
         assert new.keys() == now.keys() == old.keys()
         for name in new:
-            torch.testing.assert_close(new[name], ema * old[name] + (1 - ema) * now[name])
-            assert ema != 1 or torch.equal(new[name], old[name])
-            assert ema != 0 or torch.equal(new[name], now[name])
+            kept = 0 if k == 0 and is_new(name, 1) else ema
+            torch.testing.assert_close(new[name], kept * old[name] + (1 - kept) * now[name])
+            assert kept != 1 or torch.equal(new[name], old[name])
+            assert kept != 0 or torch.equal(new[name], now[name])
         old = new
 
 
@@ -656,7 +662,8 @@ def test_i5_without_updates_f_s_keeps_its_bits_through_an_experience(changes: di
         learner.observe(x, y)
     assert same(bits(learner.semantic), before) and learner.updates == 0
     learner.finish(short().experiences[1])
-    assert same(bits(learner.semantic), before)
+    after = bits(learner.semantic)
+    assert all(torch.equal(before[name], after[name]) for name in before if not is_new(name, 1))
 
 
 @pytest.mark.parametrize("persistent", [True, False])
@@ -736,11 +743,53 @@ def test_the_end_of_an_experience_is_an_update_too(merge: bool, persistent: bool
     assert [name for name, *_ in told] == ["before fine-tuning", "semantic memory"]
     assert same(told[1][1], before), "f_s is tested before"
     assert same(told[1][2], tuned) and not same(told[0][2], tuned)
-    if merge:
-        for name, value in learner.semantic.state_dict().items():
+    for name, value in learner.semantic.state_dict().items():
+        if is_new(name, 1):
+            assert torch.equal(value, tuned[name]) and not torch.equal(value, before[name]), "copied, as it was new"
+        elif merge:
             torch.testing.assert_close(value, 0.3 * before[name] + 0.7 * tuned[name])
-    else:
-        assert same(bits(learner.semantic), before)
+        else:
+            assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_what_comes_with_an_experience_is_copied_by_its_first_update(persistent: bool) -> None:
+    """As released, where f_s has no new token or head before; averaged, a share of what they began as would stay.
+
+    By hand, f_s a table that new names join; where an epoch's updates are lost, the next one copies again.
+    """
+    stream = permuted(short())
+    made = recipe(ema=0.3, ema_rate=0.6, persistent=persistent, epochs=3, **SILENT)
+    learner, feed = made.build(stream, 2), made.feed(stream, 2)
+    slow: dict[str, Tensor] = {}
+    copied, averaged = set(), set()
+
+    def updated() -> dict[str, Tensor]:
+        now = bits(learner.split.above)
+        task = len(learner.growth) - 1
+        (averaged if f"tokens.{task}" in slow else copied).add((task, learner.step))
+        return {name: 0.3 * slow[name] + 0.7 * value if name in slow else value for name, value in now.items()}
+
+    def check() -> None:
+        found = learner.semantic.state_dict() if slow else {}
+        for name, value in slow.items():
+            torch.testing.assert_close(found[name], value)
+
+    for e, experience in enumerate(stream.experiences):
+        learner.begin(experience)
+        start = slow = {name: value for name, value in slow.items() if not name.startswith("divergence")}
+        for k, (x, y) in enumerate(feed.batches(e)):
+            count = learner.updates
+            learner.observe(x, y)
+            if learner.updates > count:
+                slow = updated()
+            if (k + 1) % PER_EPOCH == 0 and not persistent:
+                slow = start
+            check()
+        learner.finish(experience)
+        slow = updated() if e else bits(learner.split.above)
+        check()
+    assert len(copied) > 1 and len(averaged) > 1
 
 
 def test_f_s_is_asked_once_about_what_is_as_it_is_stored() -> None:
