@@ -423,11 +423,14 @@ class BiRT(Naive):
         return len(self.order) - self.growth[-1]
 
     @property
+    def width(self) -> int:
+        """Classes that f_s teaches, the first in the order: C_old, or all where they are counted by its width."""
+        return len(self.order) if self.settings.by_width and self.updated else self.old
+
+    @property
     def share(self) -> float:
-        """lambda_t = C_old / C."""
-        if self.settings.by_width and self.updated:
-            return 1.0  # the released program takes C from a copy that has the new head by then
-        return self.old / len(self.order)
+        """lambda_t = C_old / C, C_old as f_s has it."""
+        return self.width / len(self.order)
 
     # --- growing ---
 
@@ -544,7 +547,7 @@ class BiRT(Naive):
                 losses[f"divergence{name}"] = how.divergence * binary_cross_entropy(diverged[rows], apiece)
             if name in taught:
                 weight = how.consistency * beta * (share if how.scaled else 1.0)
-                losses[f"consistency{name}"] = weight * apart(logits[:, : self.old], taught[name], how.distance)
+                losses[f"consistency{name}"] = weight * apart(logits[:, : self.width], taught[name], how.distance)
         return answered, losses
 
     def _attention(self, first: int, r: Tensor, old: Shown | None) -> noises.AttentionNoise | None:
@@ -556,7 +559,7 @@ class BiRT(Naive):
 
     @torch.no_grad()
     def _taught(self, new: Shown | None, old: Shown | None) -> dict[str, Tensor]:
-        """What f_s says about old classes, `[B, C_old]`, through S, by the name of the loss; where it has weight.
+        """What f_s says about the classes it teaches, `[B, C_old]`, through S, by the name of the loss, where weighted.
 
         Of a sample that is as it is stored it is asked once, until it changes its mind.
         """
@@ -567,8 +570,8 @@ class BiRT(Naive):
             return {}
         asked = torch.empty(0, dtype=torch.long) if old is None else self._unsaid(old)
         parts = ([] if new is None else [new.r]) + ([] if old is None else [old.r[asked.to(old.r.device)]])
-        tasks = sum(n > 0 for n in self.growth) - (self.growth[-1] > 0)
-        said = self._columns(self.semantic(torch.cat(parts), first=tasks))[:, : self.old]
+        tasks = sum(n > 0 for n in self.growth) - (self.width < len(self.order))
+        said = self._columns(self.semantic(torch.cat(parts), first=tasks))[:, : self.width]
         first = 0 if new is None else len(new.r)
         taught: dict[str, Tensor] = {}
         if new is not None:
@@ -597,7 +600,7 @@ class BiRT(Naive):
         """What f_s said holds no longer."""
         count = 0 if self.semantic is None else len(self.memory)
         self.known = torch.zeros(count, dtype=torch.bool)
-        self.said = torch.zeros(count, self.old, device=self.place.device)
+        self.said = torch.zeros(count, self.width, device=self.place.device)
 
     def _supervised(self, taught: Tensor, mixed: Tensor | None) -> Tensor:
         """S on the teacher's logits `[B, C_old]`."""

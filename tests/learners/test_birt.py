@@ -300,17 +300,18 @@ def by_hand(ear: Ear, stream: Stream, x: Tensor | None, y: Tensor | None, replay
             apiece = one_hot([0 if k < old else k - old + 1 for k in label], classes - old + 1)
             wanted[f"divergence{name}"] = how.divergence * sigmoid_loss(above.divergence(e[:, -1]), apiece)
         if one.semantic is not None and how.consistency * beta:
-            taught = answers(one.semantic, r, [], 0)[0][:, :old]
+            known = classes if how.by_width and share == 1 else old
+            taught = answers(one.semantic, r, [], 0)[0][:, :known]
             if how.supervision_p and how.supervision_std and (name or how.supervise_new):
                 (given, chosen, std, _), out = said.pop(0)
                 torch.testing.assert_close(given, taught, atol=1e-5, rtol=1e-4)
-                assert std == how.supervision_std and given.shape == (len(r), old)
+                assert std == how.supervision_std and given.shape == (len(r), known)
                 mixed = ear.heard["mixed"][0][0][3] if name and how.mixup_p else torch.zeros(len(r), dtype=torch.bool)
                 assert how.supervise_mixed or not (chosen & mixed).any()
                 assert how.supervision_p < 1 or torch.equal(chosen, ~mixed | torch.tensor(how.supervise_mixed))
                 taught = taught + (out - given)
             scale = how.consistency * beta * (share if how.scaled else 1.0)
-            wanted[f"consistency{name}"] = scale * distance(logits[:, :old], taught, how.distance)
+            wanted[f"consistency{name}"] = scale * distance(logits[:, :known], taught, how.distance)
     assert not said
     return wanted
 
@@ -329,6 +330,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "paper, only old ones are taught": {**LOUD, "beta_new": 0.0, "supervise_new": True},
     "released": {"recipe": "released", "attention_p": 1.0, "supervision_p": 1.0},
     "released, by chance": {"recipe": "released", "mixup_p": 0.5, "replay_size": 3},
+    "released, updated in every step": {"recipe": "released", "ema_rate": 1.0, "supervision_p": 1.0},
     "released in one step": {"recipe": "released", "alternating": False, "mixup_p": 0.5},
     "released, kept": {"recipe": "released", "persistent": True, "by_width": False},
     "images": {**LOUD, "replay": "images"},
@@ -1421,6 +1423,21 @@ def test_i21_by_the_released_programs_count_nothing_is_new_after_an_update() -> 
         for x, y in islice(batches, 3):
             learner.observe(x, y)
             assert learner.share == 0.5
+
+
+@pytest.mark.parametrize("by_width", [True, False])
+def test_as_released_all_logits_are_taught_after_an_update(by_width: bool) -> None:
+    changes = {"by_width": by_width, "ema_rate": 1.0, "beta_new": 1.0, "beta_replay": 1.0, "alternating": False}
+    learner, batches = at(recipe(recipe="released", **{**SILENT, **changes}), 1)
+    head = learner.split.above.heads[1][1].weight
+    for reached in (False, by_width, by_width):
+        x, y = next(batches)
+        learner.draws["replay"].manual_seed(1)
+        _, losses = learner.objective(x, y)
+        for name in ("consistency", "consistency_replay"):
+            (g,) = torch.autograd.grad(losses[name], [head], retain_graph=True, allow_unused=True)
+            assert (g is not None and bool(g.any())) == reached, name
+        learner.observe(x, y)
 
 
 def test_i22_targets_of_the_divergence_head(monkeypatch: pytest.MonkeyPatch) -> None:
