@@ -145,6 +145,7 @@ temperature = None  # temp
 si = None
 c = None
 lowest = None  # 0: no negative importances
+reconstruction = None  # bce | saturating bce | mse
 recon_weight = None
 kl_weight = None  # variat_weight
 class_weight = None  # pred_weight
