@@ -105,6 +105,7 @@ class PlainViT:
         network = Split(below, PlainAbove(self.dim, classes, halves[2 * self.cut :]), classes, self.detached)
         for module in network.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
                 started(module.weight)
         return network

@@ -1712,7 +1712,7 @@ def test_matrices_may_be_multiplied_in_half(changes: dict[str, Any]) -> None:
 
 
 def test_what_was_learned_is_kept() -> None:
-    """With seeds 1 to 4 the last row was at least 0.6 each, 0.76 in the mean; without replay the old ones were always at 0."""
+    """With seeds 1 to 4 the last row was at least 0.6 each and 0.76 in the mean; without replay old ones were at 0."""
     network, stream = replace(NET, dim=16, heads=4, std=0.3), tiny_stream()
     told: dict[str, Any] = {**SILENT, "epochs": 20, "step_size": 0.003, "batch_size": 8, "tune_epochs": 10}
     told |= {"tune_step_size": 0.005}
