@@ -654,7 +654,7 @@ Markdown(
 # | what is new in $f_s$ | | copied by the first update after a task was added | as released | none |
 # | weights of losses | $\rho$, $\beta_1$, $\beta_2$ | also by shares of old and new classes | as published | `scaled`* |
 # | after an update | logits of old classes are taught | all are old, and all logits are taught | as published | `by_width`* |
-# | new and replayed samples | in one step, $\alpha$ | passes alternate | in one step, as many replayed as new, $\alpha=1$ | `alternating`*, `replay_size`, `replay_weight` |
+# | new and replayed samples | in one step, $\alpha$ | passes alternate | in one step, as many replayed as new, $\alpha=1$ | `alternating`*, `replay_weight`; `replay_size` of the learner |
 # | chosen and stored samples | | augmented at random | unchanged | `deterministic`* |
 # | frozen layers in fine-tuning | | with drop-path | evaluation mode | `settled`* |
 # | old tokens and heads | | meant to be frozen, learn | learn | `freeze_old = True` |
