@@ -627,10 +627,31 @@ with pd.option_context("display.max_rows", None):
 # - No number of the paper could be tried: CORe50 and ImageNet weights were not at hand. The code that would is the same, tested
 #   on a miniature in the official layout.
 #
-# **Where we differ** beyond what is said above: new and stored samples are shuffled anew in every epoch (`schedule = "legacy"`:
-# once); the last block is computed for the class token alone, which changes nothing but time; dropout has a probability of
-# 6,554 / 65,536; all seeds see the films in the same order (`run`); the step sizes (.02, then .005) are those of the
-# specification's small runs, not tuned.
+# (where-we-differ-3)=
+# ### Where we differ
+#
+# What paper and program do, what we do, and what switches it ("none": it cannot be switched). The paper of the transformer was at
+# hand as an abstract only, so "as published" is the method's first program (in Caffe), and the README.
+#
+# | | as published | as released | ours | switch |
+# |---|---|---|---|---|
+# | transformer | B/32 | B/16 at 128 pixels, 12 blocks, all frozen | six small blocks, five frozen | `backbone`, `image_size`, `depth`, `replay_block` |
+# | class token | | zero, frozen (B3) | the pretrained one | `class_token = "zero"` |
+# | pixels | | ImageNet's mean (B5) | as the weights were trained with | `normalize = "imagenet"` |
+# | dropout on attention | 0 | .1 (B6) | .1 | `attention_dropout` |
+# | dropout, probability | | .1 | 6,554 / 65,536 | none |
+# | rows averaged by CWR\* | once a class | once a stored sample (B1) | once a class | `unique_classes = False` |
+# | rows of classes never seen | 0 | as training left them (B2) | 0 | `unseen = "left"` |
+# | new and stored samples | buffer shuffled for every batch | one order, the same pairs, the rest dropped (B10) | shuffled anew in every epoch | `schedule = "legacy"` |
+# | lower layers in the first batch | learn | frozen | frozen | none |
+# | first batch smaller than the buffer | | stops (B12) | the buffer stays as small | none |
+# | the head's momentum, rows reset | | outlives them (B11) | outlives them | `reset_head = True` |
+# | synaptic intelligence | off (AR1\*free) | off; it would crash | off | `strength` |
+# | step sizes | .001, then .0003, head tenfold | .001, then .00005 | .02, then .005, of the specification's small runs, not tuned | `lr`, `later_lr` |
+# | last block | all tokens | all tokens | class token alone, which changes nothing but time | none |
+# | order of the films | of each run | of one run | of one run for all seeds | `run` |
+# | maps of rollout | rows sum to 1 | columns divided by rows' sums | rows sum to 1 | `normalize_rollout = "legacy"` |
+# | losses, gradients logged | | divided twice, added up (B7, B8) | means, each tensor's own | none |
 #
 # ## Try this
 #

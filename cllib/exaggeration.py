@@ -31,7 +31,8 @@ class Exaggeration:
     distribution of the average of two variables, so never 0; "true js", to the mixture, by sampling; "overlap" of
     intervals of two standard deviations, which is not inverted. factor: f, count only samples with p_a < f p_b; None:
     all. recon_repulsion, recon_attraction: weights of the inverse reconstruction error of the competitor's exemplar,
-    and of the error of the own class's. averaged: exemplars are class means, else one random sample each.
+    and of the error of the own class's, which counts all samples, or none where the factor keeps none, as released.
+    averaged: exemplars are class means, else one random sample each.
 
     contrastive: weight of the contrastive loss on the last hidden layer. targets: which pairs belong together: by
     "label", or as much as the products of the teacher's scores say, of their "softmax" or, as released, "raw".

@@ -169,7 +169,9 @@ class BiRTChapter(Chapter):
         }
         table = ("ema", "ema_rate", "beta_new", "beta_replay")
         defaults = {name: getattr(self.how, name) for name in table}
-        defaults |= {"augment": self.images.augment, "attention_std": self.images.attention_std}
+        released = changes.get("recipe", self.recipe) == "released"  # never with the smaller noise of small settings
+        std = Images.attention_std if released else self.images.attention_std
+        defaults |= {"augment": self.images.augment, "attention_std": std}
         told |= {name: value for name, value in defaults.items() if told.get(name) is None}
         return BiRTSettings(**{**told, **changes})
 
@@ -263,6 +265,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "shares by width": {"scaled": True, "by_width": True},
     "passes alternate": {"alternating": True},
     "chosen and stored augmented": {"deterministic": False},
+    "attention noise of 1": {"attention_std": 1.0},
     "noise on new supervision": {"supervise_new": True},
     "frozen layers in training mode": {"settled": False},
 }

@@ -66,6 +66,7 @@ class BrainReplayChapter(Chapter):
     si: bool = False
     c: float | None = None  # strength of SI
     lowest: float | None = None  # 0: no negative importances
+    reconstruction: str | None = None  # bce | saturating bce, as released | mse, through convolutions
     recon_weight: float = 1.0
     kl_weight: float = 1.0  # variat_weight
     class_weight: float = 1.0  # pred_weight
@@ -177,7 +178,7 @@ class BrainReplayChapter(Chapter):
         name, _, scenario = pair.partition("; ")
         calm: dict[str, Any] = {**dict.fromkeys(KINDS, 0.0), "not_hidden": False} if scenario == "task" else {}
         own: dict[str, Any] = dict.fromkeys(
-            ("tasks", "batch_size", "replay_size", "lr", "hidden", "latent", "gates", "kl_scale")
+            ("tasks", "batch_size", "replay_size", "lr", "hidden", "latent", "gates", "kl_scale", "reconstruction")
         )
         return replace(self, experiment=name, scenario=scenario, **calm, **(own if name != self.experiment else {}))
 
@@ -210,6 +211,7 @@ class BrainReplayChapter(Chapter):
         told |= {"modes": self.modes, "gates": shut, "kl_scale": self.kl_scale}
         told |= {"tasks": self.tasks or how.tasks} if how.permuted else {}
         told |= {"stem": "conv", "weights": self.weights, "reconstruction": "mse"} if how.conv else {}
+        told |= {} if self.reconstruction is None else {"reconstruction": self.reconstruction}
         return ReplayVAE(**{**told, **changes})
 
     def plain(self, freeze: bool = False) -> MLP | ConvMLP:

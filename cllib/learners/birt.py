@@ -6,7 +6,7 @@ samples is stored. `recipe` is "paper", or "released" for what the released prog
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ CHUNK = 250  # samples at once when an experience is looked through
 REPLAYS = ("representations", "images", "none", "all")
 RANGES, DISTANCES, SCHEDULES = ("seen", "new"), ("l2", "squared"), ("cosine", "constant")
 PURPOSES = ("replay", "labels", "mixing", "attention", "supervision", "semantic memory", "augment", "tuning")
-COUNTERS = ("order", "growth", "kinds", "learned", "step", "updates", "updated", "data")
+COUNTERS = ("order", "growth", "kinds", "learned", "step", "updates", "updated", "fresh", "data")
 # Where paper and released program differ.
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {
@@ -89,7 +89,7 @@ class BiRTSettings:
     program counts them, which after an update finds no new ones. alternating: an epoch of new batches, then one of
     replayed ones. deterministic: samples are chosen and stored unchanged, not augmented. settled: what is frozen in
     fine-tuning is in evaluation mode. freeze_old: tokens and heads of old tasks are frozen; merge: the semantic memory
-    is also updated at the end of an experience.
+    is also updated at the end of an experience; where not, it still takes over what is new.
 
     tune_epochs, tune_step_size, tune_weight: of the fine-tuning on the memory after each experience but the first.
     schedule: of the step size, to final_step_size, after warmup_epochs from warmup_step_size. augment: one of
@@ -217,11 +217,14 @@ def rate(epoch: float, epochs: int, how: BiRTSettings, step_size: float) -> floa
 
 
 @torch.no_grad()
-def average(slow: nn.Module, fast: nn.Module, ema: float) -> None:
-    """theta_s becomes ema theta_s + (1 - ema) theta_w, for every parameter and statistic both have."""
+def average(slow: nn.Module, fast: nn.Module, ema: float, new: Collection[str] = ()) -> None:
+    """theta_s becomes ema theta_s + (1 - ema) theta_w, for every parameter and statistic both have.
+
+    new: names of what theta_s has no earlier values of, which are copied.
+    """
     now = fast.state_dict()
     for name, value in slow.state_dict().items():
-        if value.is_floating_point():
+        if value.is_floating_point() and name not in new:
             value.lerp_(now[name], 1 - ema)
         else:
             value.copy_(now[name])
@@ -296,6 +299,7 @@ class BiRT(Naive):
         self.learned = self.step = self.updates = 0
         self.plan = (1, 1)  # steps an epoch, and in all
         self.updated = False  # f_s, since the experience began, and the update is not lost
+        self.fresh: list[str] = []  # parameters of f_s that came with the experience
         self.data = {"numbers": 0, "bytes": 0}  # of joint training
         self.known = torch.empty(0, dtype=torch.bool)  # of the stored samples, those that f_s was asked about
         self.said = torch.empty(0)  # its answers, `[M, C_old]`
@@ -325,7 +329,7 @@ class BiRT(Naive):
         if self._stores:
             quota(self.settings.buffer_size, self.kinds)
         self._place(experience.y.device)
-        self._grow(len(self.growth) - 1)
+        self.fresh = self._grow(len(self.growth) - 1)
         if not self.settings.persistent:
             self.anchor = deepcopy(self.semantic)
         long = per_epoch(len(experience), self.batch_size)
@@ -368,8 +372,8 @@ class BiRT(Naive):
             self.semantic = self._copy()
         if self.semantic is not None:
             self.moment("semantic memory", Recall(self))
-            if how.merge and not first:
-                average(self.semantic, self.split.above, how.ema)
+            if not first:
+                self._average(how.ema if how.merge else 1.0)
         self.learned += 1
         self._forget()
 
@@ -419,25 +423,30 @@ class BiRT(Naive):
         return len(self.order) - self.growth[-1]
 
     @property
+    def width(self) -> int:
+        """Classes that f_s teaches, the first in the order: C_old, or all where they are counted by its width."""
+        return len(self.order) if self.settings.by_width and self.updated else self.old
+
+    @property
     def share(self) -> float:
-        """lambda_t = C_old / C."""
-        if self.settings.by_width and self.updated:
-            return 1.0  # the released program takes C from a copy that has the new head by then
-        return self.old / len(self.order)
+        """lambda_t = C_old / C, C_old as f_s has it."""
+        return self.width / len(self.order)
 
     # --- growing ---
 
-    def _grow(self, task: int) -> None:
-        """Room for the classes of a task, in f and in f_s."""
+    def _grow(self, task: int) -> list[str]:
+        """Room for the classes of a task, in f and in f_s; returns the names of what f_s did not have."""
         above, classes = self.split.above, self.growth[task]
         if not (above.grows and classes):
-            return
+            return []
         with seeded(self.seed, f"growth {task}"):
             above.grow(classes)
-        if self.semantic is not None:
-            known = {k: v for k, v in self.semantic.state_dict().items() if not k.startswith("divergence")}
-            self.semantic = self._copy()
-            self.semantic.load_state_dict(known, strict=False)
+        if self.semantic is None:
+            return []
+        known = {k: v for k, v in self.semantic.state_dict().items() if not k.startswith("divergence")}
+        self.semantic = self._copy()
+        self.semantic.load_state_dict(known, strict=False)
+        return [name for name in self.semantic.state_dict() if name not in known]
 
     def _copy(self) -> Above:
         """f as it is, for f_s."""
@@ -538,7 +547,7 @@ class BiRT(Naive):
                 losses[f"divergence{name}"] = how.divergence * binary_cross_entropy(diverged[rows], apiece)
             if name in taught:
                 weight = how.consistency * beta * (share if how.scaled else 1.0)
-                losses[f"consistency{name}"] = weight * apart(logits[:, : self.old], taught[name], how.distance)
+                losses[f"consistency{name}"] = weight * apart(logits[:, : self.width], taught[name], how.distance)
         return answered, losses
 
     def _attention(self, first: int, r: Tensor, old: Shown | None) -> noises.AttentionNoise | None:
@@ -550,7 +559,7 @@ class BiRT(Naive):
 
     @torch.no_grad()
     def _taught(self, new: Shown | None, old: Shown | None) -> dict[str, Tensor]:
-        """What f_s says about old classes, `[B, C_old]`, through S, by the name of the loss; where it has weight.
+        """What f_s says about the classes it teaches, `[B, C_old]`, through S, by the name of the loss, where weighted.
 
         Of a sample that is as it is stored it is asked once, until it changes its mind.
         """
@@ -561,8 +570,8 @@ class BiRT(Naive):
             return {}
         asked = torch.empty(0, dtype=torch.long) if old is None else self._unsaid(old)
         parts = ([] if new is None else [new.r]) + ([] if old is None else [old.r[asked.to(old.r.device)]])
-        tasks = sum(n > 0 for n in self.growth) - (self.growth[-1] > 0)
-        said = self._columns(self.semantic(torch.cat(parts), first=tasks))[:, : self.old]
+        tasks = sum(n > 0 for n in self.growth) - (self.width < len(self.order))
+        said = self._columns(self.semantic(torch.cat(parts), first=tasks))[:, : self.width]
         first = 0 if new is None else len(new.r)
         taught: dict[str, Tensor] = {}
         if new is not None:
@@ -591,7 +600,7 @@ class BiRT(Naive):
         """What f_s said holds no longer."""
         count = 0 if self.semantic is None else len(self.memory)
         self.known = torch.zeros(count, dtype=torch.bool)
-        self.said = torch.zeros(count, self.old, device=self.place.device)
+        self.said = torch.zeros(count, self.width, device=self.place.device)
 
     def _supervised(self, taught: Tensor, mixed: Tensor | None) -> Tensor:
         """S on the teacher's logits `[B, C_old]`."""
@@ -609,9 +618,14 @@ class BiRT(Naive):
         if self.semantic is None or not self.learned:
             return
         if float(torch.rand((), generator=self.draws["semantic memory"])) < self.settings.ema_rate:
-            average(self.semantic, self.split.above, self.settings.ema)
+            self._average(self.settings.ema)
             self.updates, self.updated = self.updates + 1, True
             self._forget()
+
+    def _average(self, ema: float) -> None:
+        """An update of f_s; what came with the experience is copied by the first, for f_s never knew it otherwise."""
+        assert self.semantic is not None
+        average(self.semantic, self.split.above, ema, () if self.updated else self.fresh)
 
     def _end_epoch(self) -> None:
         """Where passes alternate, one over the memory; where updates of f_s are lost, they are lost now."""

@@ -315,7 +315,8 @@ class GenerativeReplay(Naive):
             exemplars = exaggeration.class_means(x, who.own, classes)[0] if how.averaged else x[row]
             away = net.error(out, exemplars[who.other])
             losses["recon_rep_r"] = how.recon_repulsion * exaggeration.mean_inverse(away, who.kept & there[who.other])
-            losses["recon_atr_r"] = how.recon_attraction * net.error(out, exemplars[who.own]).mean()
+            near = net.error(out, exemplars[who.own]).mean() * who.kept.any()  # of all, or of none where nobody is kept
+            losses["recon_atr_r"] = how.recon_attraction * near
         return losses
 
     def _contrast(self, how: Exaggeration, hidden: Tensor, scores: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from cllib.learners.ewc import VALUES, add_pull, consolidated, free_norms
 from cllib.learners.naive import Naive
 from cllib.streams.base import Experience
 
-PATHS = ("full", "batch")
+PATHS, DISPLACEMENTS = ("full", "batch"), ("own", "previous")
 KEPT = ("path", "importance", "anchor", "start")
 
 
@@ -21,21 +21,27 @@ KEPT = ("path", "importance", "anchor", "start")
 class SISettings:
     """strength: c; damping: xi (epsilon in released code).
 
-    path: the gradient that the path integral follows, "full" (of the batch's loss and the penalty, as released code
-    does) or "batch" (of the batch's loss alone). values: what p is: "parameters", all of them; or, for binarized
-    networks (Laborieux et al. 2021), with norms left free, the penalty on the signs of the hidden weights, and the path
-    integral along those "signs" or along the "hidden" weights.
+    path: the gradient that the path integral follows, "full" (of the batch's loss and the penalty, as van de Ven's
+    program does) or "batch" (of the batch's loss alone, as the author's own does). displacement: of p, which it is
+    multiplied by: the step's "own", or the one of the "previous" step, 0 in the first of an experience, as the released
+    program of Laborieux et al. does along hidden weights.
+
+    values: what p is: "parameters", all of them; or, for binarized networks (Laborieux et al. 2021), with norms left
+    free, the penalty on the signs of the hidden weights, and the path integral along those "signs" or along the
+    "hidden" weights. Ours divides by the displacement of what it walked along; their program, along signs, by another.
     """
 
     strength: float = 0.1
     damping: float = 0.1
     path: str = "full"
+    displacement: str = "own"
     values: str = "parameters"
 
     def __post_init__(self) -> None:
         within("strength", self.strength, 0)
         within("damping", self.damping, 1e-12)
         one_of("path", self.path, PATHS)
+        one_of("displacement", self.displacement, DISPLACEMENTS)
         one_of("values", self.values, VALUES)
 
 
@@ -66,6 +72,9 @@ class SI(Naive):
         self.importance = [torch.zeros_like(p) for p in parameters]  # Omega
         self.start = [p.clone() for p in self.walked()]  # where the path of the experience began
         self.anchor = [p.clone() for p in self.pulled()]  # p*
+        self.kept: tuple[str, ...] = KEPT
+        if settings.displacement == "previous":
+            self.kept, self.last = (*KEPT, "last"), [torch.zeros_like(p) for p in parameters]
         self.learned = 0  # experiences
 
     def walked(self) -> list[Tensor]:
@@ -87,7 +96,9 @@ class SI(Naive):
         self.before = [p.clone() for p in self.walked()]
 
     def remember(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
-        moved = torch._foreach_sub(self.walked(), self.before)
+        moved = [*torch._foreach_sub(self.walked(), self.before)]
+        if self.settings.displacement == "previous":
+            moved, self.last = self.last, moved
         torch._foreach_addcmul_(self.path, self.gradients, moved, value=-1)
         del self.gradients, self.before
 
@@ -98,21 +109,23 @@ class SI(Naive):
             w.zero_()
         for p, anchor in zip(self.pulled(), self.anchor, strict=True):
             anchor.copy_(p)
+        if self.settings.displacement == "previous":
+            torch._foreach_zero_(self.last)
         if self.settings.values != "parameters":
             free_norms(self.network, self.importance)
         self.learned += 1
 
     def parts(self) -> dict[str, list[Tensor]]:
-        return {**super().parts(), "importance": [t for name in KEPT for t in getattr(self, name)]}
+        return {**super().parts(), "importance": [t for name in self.kept for t in getattr(self, name)]}
 
     def state_dict(self) -> dict[str, Any]:
-        kept = {name: getattr(self, name) for name in (*KEPT, "learned")}
+        kept = {name: getattr(self, name) for name in (*self.kept, "learned")}
         return {**super().state_dict(), **deepcopy(kept)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.learned = state["learned"]
-        for name in KEPT:
+        for name in self.kept:
             setattr(self, name, beside(state[name], self.parameters()))
 
 

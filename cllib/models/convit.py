@@ -134,10 +134,10 @@ class ClassAttention(nn.Module):
 # --- the halves of layers ---
 
 
-def mlp(dim: int, ratio: float) -> nn.Sequential:
-    """D to ratio D and back."""
+def mlp(dim: int, ratio: float, approximate: str = "none") -> nn.Sequential:
+    """D to ratio D and back; approximate: of the GELU, "none" or "tanh"."""
     wide = int(dim * ratio)
-    return nn.Sequential(nn.Linear(dim, wide), nn.GELU(), nn.Linear(wide, dim))
+    return nn.Sequential(nn.Linear(dim, wide), nn.GELU(approximate), nn.Linear(wide, dim))
 
 
 def skipping(rate: float) -> nn.Module:
@@ -164,10 +164,10 @@ class AttentionHalf(nn.Module):
 class MLPHalf(nn.Module):
     """x + MLP(LN(x))."""
 
-    def __init__(self, dim: int, ratio: float, drop: float) -> None:
+    def __init__(self, dim: int, ratio: float, drop: float, approximate: str = "none") -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.mlp = mlp(dim, ratio)
+        self.mlp = mlp(dim, ratio, approximate)
         self.drop = skipping(drop)
 
     def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
@@ -235,7 +235,7 @@ class Tasks(Above):
 
     def __init__(self, config: "ConViT", halves: list[nn.Module], drop: float) -> None:
         super().__init__()
-        self.dim, self.std = config.dim, config.std
+        self.dim, self.std = config.dim, config.std  # of tokens; heads start as torch has it
         self.halves = nn.ModuleList(halves)
         self.block = TaskBlock(config.dim, config.heads, config.mlp_ratio, drop)
         self.tokens = nn.ParameterList()
@@ -266,8 +266,8 @@ class Tasks(Above):
         """A token and a head, and a new divergence head from the second task on."""
         device = self.block.norm1.weight.device
         self.tokens.append(nn.Parameter(started(torch.empty(self.dim, device=device), self.std)))
-        self.heads.append(head(self.dim, classes, self.std).to(device))
-        self.divergence = head(self.dim, classes + 1, self.std).to(device) if len(self.heads) > 1 else None
+        self.heads.append(head(self.dim, classes).to(device))
+        self.divergence = head(self.dim, classes + 1).to(device) if len(self.heads) > 1 else None
 
     def hold(self, held: bool) -> None:
         for part in (*list(self.tokens)[:-1], *list(self.heads)[:-1]):
@@ -277,12 +277,9 @@ class Tasks(Above):
         return None if self.divergence is None else self.divergence(e[:, -1])
 
 
-def head(dim: int, classes: int, std: float) -> nn.Sequential:
-    """LayerNorm and a linear layer."""
-    linear = nn.Linear(dim, classes)
-    started(linear.weight, std)
-    nn.init.zeros_(linear.bias)
-    return nn.Sequential(nn.LayerNorm(dim), linear)
+def head(dim: int, classes: int) -> nn.Sequential:
+    """LayerNorm and a linear layer, which starts as torch has it, weights and biases uniform up to 1 / sqrt(D)."""
+    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, classes))
 
 
 def started(weight: Tensor, std: float = 0.02) -> Tensor:
@@ -295,8 +292,9 @@ class ConViT:
     """The network in two parts. The defaults are the published size for CIFAR; raises UserError for what cannot be.
 
     layers: the task block among them; replay_from: k, the cut lies in the middle of layer k; drop_path: of the last
-    layer, growing from 0; normalize: one of `SCALES`; std: of initial weights. tasks: heads from the start, over equal
-    shares of the classes in order, so that any learner can use the network; None: none, the learner lets it grow.
+    layer, growing from 0; normalize: one of `SCALES`; std: of initial weights, but not of heads. tasks: heads from the
+    start, over equal shares of the classes in order, so that any learner can use the network; None: none, the learner
+    lets it grow.
     """
 
     patch: int = 4

@@ -1,7 +1,8 @@
 """A plain vision transformer in two parts, as a reproduction of BiRT by students used it, with its mistake on request.
 
 Theirs (Re[BiRT], 2023) is of D = 48 with 12 heads, two whole blocks below the cut and two above, and one head over all
-classes. Their g is detached while tasks are learned, so it stays what it was at the start (`detached`).
+classes; its GELU is the approximation by tanh, and all its weights, the convolution's too, start with a standard
+deviation of .02. Their g is detached while tasks are learned, so it stays what it was at the start (`detached`).
 """
 
 from dataclasses import dataclass
@@ -99,11 +100,12 @@ class PlainViT:
             )
         halves: list[nn.Module] = []
         for _ in range(self.layers):
-            halves += [PlainHalf(self.dim, self.heads), MLPHalf(self.dim, 4.0, 0.0)]
+            halves += [PlainHalf(self.dim, self.heads), MLPHalf(self.dim, 4.0, 0.0, "tanh")]
         below = PlainBelow(self, shape, halves[: 2 * self.cut])
         network = Split(below, PlainAbove(self.dim, classes, halves[2 * self.cut :]), classes, self.detached)
         for module in network.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
                 started(module.weight)
         return network

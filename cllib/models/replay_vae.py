@@ -17,7 +17,7 @@ from cllib.errors import UserError, flag, one_of, whole, within
 from cllib.models.conv_front import CHANNELS, FEATURES, OWN, SIDE, STRIDES, ConvFront, check_images, conv_front
 from cllib.randomness import generator
 
-PRIORS, ERRORS, STEMS = ("classes", "standard"), ("bce", "mse"), ("none", "conv")
+PRIORS, ERRORS, STEMS = ("classes", "standard"), ("bce", "saturating bce", "mse"), ("none", "conv")
 
 
 # --- densities and errors ---
@@ -55,10 +55,17 @@ def divergence_from_standard(mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 def recon_error(out: Tensor, target: Tensor, kind: str) -> Tensor:
-    """R, a sample each, `[B, ...]` to `[B]`, means over units: "bce", out being logits, or "mse", half the square."""
+    """R, a sample each, `[B, ...]` to `[B]`, means over units: "bce", out being logits, or "mse", half the square.
+
+    "saturating bce", as released: from sigmoids, which from a logit of 17 on are 1 in single precision; where that is
+    wrong the loss is 100, torch's bound of a logarithm, and has no gradient.
+    """
+    if kind == "mse":
+        return 0.5 * (out - target).square().flatten(1).mean(1)
     if kind == "bce":
         return F.binary_cross_entropy_with_logits(out, target, reduction="none").flatten(1).mean(1)
-    return 0.5 * (out - target).square().flatten(1).mean(1)
+    with torch.autocast(out.device.type, enabled=False):
+        return F.binary_cross_entropy(torch.sigmoid(out), target, reduction="none").flatten(1).mean(1)
 
 
 # --- the network ---
@@ -154,7 +161,7 @@ class VAE(nn.Module):
         """What `decode` gives as samples: in [0, 1] where errors are binary cross-entropies."""
         if self.front is not None:
             return out * self.front.std + self.front.mean
-        return torch.sigmoid(out) if self.config.reconstruction == "bce" else out
+        return out if self.config.reconstruction == "mse" else torch.sigmoid(out)
 
     def error(self, out: Tensor, target: Tensor) -> Tensor:
         """R of each sample, `[B]`; of images before convolutions on normalized ones."""
@@ -212,7 +219,8 @@ class ReplayVAE:
 
     hidden: H, width of all hidden layers; latent: z. prior: "classes", a mixture of `modes` (J) Gaussians for every
     class, or "standard". gates: share of hidden units that a context shuts (dg_prop), 0 for no gates; tasks: contexts
-    are tasks, so many of them; None: classes. reconstruction: "bce" (pixels in [0, 1]) or "mse" (features).
+    are tasks, so many of them; None: classes. reconstruction: "bce" or "saturating bce" (pixels in [0, 1])
+    or "mse" (features), see `recon_error`.
 
     stem: "conv" for the frozen convolutions of `conv_front`, with these weights; internal: their features are
     replayed, which is what lets them stand before the stream, or else images, decoded by mirrored convolutions.
@@ -245,8 +253,10 @@ class ReplayVAE:
         one_of("stem", self.stem, STEMS)
         for name in ("internal", "freeze"):
             flag(name, getattr(self, name))
-        if self.stem == "conv" and self.reconstruction == "bce":
-            raise UserError("reconstruction = 'bce': only for values in [0, 1]; stem = 'conv' needs 'mse'")
+        if self.stem == "conv" and self.reconstruction != "mse":
+            raise UserError(
+                f"reconstruction = {self.reconstruction!r}: only for values in [0, 1]; stem = 'conv' needs 'mse'"
+            )
         if self.stem == "conv" and self.internal and not self.freeze:
             raise UserError("freeze = False: what is replayed internally must be frozen; set internal = False")
 

@@ -405,6 +405,7 @@ RELEASED = {
     "shares by width": {"scaled", "by_width"},
     "passes alternate": {"alternating"},
     "chosen and stored augmented": {"deterministic"},
+    "attention noise of 1": {"attention_std"},
     "noise on new supervision": {"supervise_new"},
     "frozen layers in training mode": {"settled"},
 }
@@ -416,14 +417,27 @@ def test_4_every_difference_of_the_released_program_alone(given: dict[str, Any])
     table = p.released()
     assert list(table) == list(DIFFERENCES)
     base, whole = table["as the paper says"], table["as released"]
+    theirs = {**RECIPES["released"], "attention_std": 1.0}
+    theirs = {name: value for name, value in theirs.items() if getattr(base.settings, name) != value}
+    assert ("attention_std" in theirs) == (p.images == SMALL), "published settings have it anyway"
     for label, names in RELEASED.items():
-        assert changed(table[label], base) == {name: RECIPES["released"][name] for name in names}, label
-    assert changed(whole, base) == {**RECIPES["released"], "recipe": "released"}
+        assert changed(table[label], base) == {name: theirs[name] for name in names if name in theirs}, label
+    assert changed(whole, base) == {**theirs, "recipe": "released"}
     together = {name for names in RELEASED.values() for name in names}
-    alone = replace(base.settings, **{name: RECIPES["released"][name] for name in together})
+    assert together == {*RECIPES["released"], "attention_std"}
+    alone = replace(base.settings, **theirs)
     assert differing(whole.settings, alone).keys() == {"recipe"}
     assert base.settings == p.settings(recipe="paper") and whole.settings == p.settings(recipe="released")
     assert (base == p.birt()) == (p.recipe == "paper") != (whole == p.birt())
+
+
+def test_4_as_released_attention_has_noise_of_1_in_small_settings_too_unless_it_is_given() -> None:
+    for setting in SETTINGS:
+        p = settings(NAME, "quick", setting=setting, recipe="released")
+        assert p.settings().attention_std == p.released()["as released"].settings.attention_std == 1.0
+        assert p.settings(recipe="paper").attention_std == p.images.attention_std
+        assert replace(p, attention_std=0.3).settings().attention_std == 0.3
+    assert QUICK.settings().attention_std == 0.1
 
 
 def test_4_only_the_differences_asked_for_are_run() -> None:

@@ -57,6 +57,16 @@ def test_released_names_say_what_they_do() -> None:
     assert p.recipe().settings.exaggerate == how and p.recipe().settings.temperature == 2
 
 
+def test_the_reconstruction_error_is_a_knob_of_the_experiment_it_is_given_for() -> None:
+    p = settings(NAME, "quick", reconstruction="saturating bce")
+    made = [p.vae(), p.separate().settings.generator, *(r.network for r in p.swept().values())]
+    assert {vae.reconstruction for vae in made} == {"saturating bce"}
+    assert QUICK.vae().reconstruction == "bce"
+    assert [p.at(other).vae().reconstruction for other in p.others] == ["saturating bce"] * 2 + ["bce", "mse"]
+    with pytest.raises(UserError, match=r"^reconstruction = 'bce': .*needs 'mse'$"):
+        settings(NAME, "paper", reconstruction="bce")
+
+
 def test_every_method_is_what_it_is_called() -> None:
     methods = QUICK.methods()
     kinds = {name: recipe.learner for name, recipe in methods.items()}

@@ -1,10 +1,16 @@
 """Parameters: profiles, overrides, types, and one clear line for what cannot be."""
 
+import re
+
 import pytest
 
 from cllib.chapters import PROFILES, convert, from_notebook, names, parse, settings
 from cllib.errors import UserError
+from cllib.learners import LEARNERS
 from cllib.ledger import published
+from cllib.models.convit import ConViT
+from cllib.models.plain_vit import PlainViT
+from cllib.notebooks import BOOK
 
 CHAPTER = "01_memory_head"
 
@@ -129,3 +135,32 @@ def test_device_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="device = 'cuda': this machine has no GPU"):
         settings(CHAPTER, device="cuda")
     assert names()[0] == CHAPTER
+
+
+# --- tables of what differs: as published, as released, ours, and the switch ---
+
+LEARNER = {"path": "si", "fisher": "ewc", "tune_weight": "birt", "replay_size": "birt"}
+ELSEWHERE = {  # switches that are no parameters of a chapter
+    **{name: LEARNERS[learner].Settings for name, learner in LEARNER.items()},
+    "std": ConViT,
+    "detached": PlainViT,
+}
+MODULE = "models.plain_vit"
+DIFFERING = {"03_latent_replay": 13, "04_brain_inspired_replay": 14, "05_birt": 25}  # at least so many switches
+
+
+@pytest.mark.parametrize("chapter", DIFFERING)
+def test_every_switch_in_the_table_of_what_differs_can_be_set(chapter: str) -> None:
+    rows = [line for line in (BOOK / f"{chapter}.py").read_text().splitlines() if line.startswith("# |")]
+    last = [row.rstrip(" |").rsplit(" | ", 1)[1] for row in rows if not row.startswith("# |---")]
+    told = [switch for cell in last for switch in re.findall(r"`([^`]+)`", cell) if switch not in (*LEARNERS, MODULE)]
+    assert len(told) >= DIFFERING[chapter] and all(cell for cell in last)
+    for switch in told:
+        name, _, value = switch.partition(" = ")
+        if name in ELSEWHERE and not hasattr(settings(chapter, "quick"), name):
+            assert hasattr(ELSEWHERE[name](), name), switch
+            continue
+        assert hasattr(settings(chapter, "quick"), name), switch
+        if value:
+            given = parse(chapter, {name: value.strip('"')})
+            assert getattr(settings(chapter, "quick", **given), name) == given[name], switch

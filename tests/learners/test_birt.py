@@ -300,17 +300,18 @@ def by_hand(ear: Ear, stream: Stream, x: Tensor | None, y: Tensor | None, replay
             apiece = one_hot([0 if k < old else k - old + 1 for k in label], classes - old + 1)
             wanted[f"divergence{name}"] = how.divergence * sigmoid_loss(above.divergence(e[:, -1]), apiece)
         if one.semantic is not None and how.consistency * beta:
-            taught = answers(one.semantic, r, [], 0)[0][:, :old]
+            known = classes if how.by_width and share == 1 else old
+            taught = answers(one.semantic, r, [], 0)[0][:, :known]
             if how.supervision_p and how.supervision_std and (name or how.supervise_new):
                 (given, chosen, std, _), out = said.pop(0)
                 torch.testing.assert_close(given, taught, atol=1e-5, rtol=1e-4)
-                assert std == how.supervision_std and given.shape == (len(r), old)
+                assert std == how.supervision_std and given.shape == (len(r), known)
                 mixed = ear.heard["mixed"][0][0][3] if name and how.mixup_p else torch.zeros(len(r), dtype=torch.bool)
                 assert how.supervise_mixed or not (chosen & mixed).any()
                 assert how.supervision_p < 1 or torch.equal(chosen, ~mixed | torch.tensor(how.supervise_mixed))
                 taught = taught + (out - given)
             scale = how.consistency * beta * (share if how.scaled else 1.0)
-            wanted[f"consistency{name}"] = scale * distance(logits[:, :old], taught, how.distance)
+            wanted[f"consistency{name}"] = scale * distance(logits[:, :known], taught, how.distance)
     assert not said
     return wanted
 
@@ -329,6 +330,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "paper, only old ones are taught": {**LOUD, "beta_new": 0.0, "supervise_new": True},
     "released": {"recipe": "released", "attention_p": 1.0, "supervision_p": 1.0},
     "released, by chance": {"recipe": "released", "mixup_p": 0.5, "replay_size": 3},
+    "released, updated in every step": {"recipe": "released", "ema_rate": 1.0, "supervision_p": 1.0},
     "released in one step": {"recipe": "released", "alternating": False, "mixup_p": 0.5},
     "released, kept": {"recipe": "released", "persistent": True, "by_width": False},
     "images": {**LOUD, "replay": "images"},
@@ -616,6 +618,11 @@ def test_i19_the_student_sees_no_supervision_noise() -> None:
 # --- the semantic memory (I5, I6, I7) ---
 
 
+def is_new(name: str, task: int) -> bool:
+    """Whether a parameter of f came with a task."""
+    return name == f"tokens.{task}" or name.startswith((f"heads.{task}.", "divergence."))
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0, 1), st.integers(0, 10**6))
 def test_i5_an_average_is_linear_in_every_number(ema: float, seed: int) -> None:
@@ -642,9 +649,10 @@ def test_i5_an_update_moves_f_s_towards_f(ema: float) -> None:
         assert learner.updates == k + 1 and learner.updated
         assert new.keys() == now.keys() == old.keys()
         for name in new:
-            torch.testing.assert_close(new[name], ema * old[name] + (1 - ema) * now[name])
-            assert ema != 1 or torch.equal(new[name], old[name])
-            assert ema != 0 or torch.equal(new[name], now[name])
+            kept = 0 if k == 0 and is_new(name, 1) else ema
+            torch.testing.assert_close(new[name], kept * old[name] + (1 - kept) * now[name])
+            assert kept != 1 or torch.equal(new[name], old[name])
+            assert kept != 0 or torch.equal(new[name], now[name])
         old = new
 
 
@@ -656,7 +664,8 @@ def test_i5_without_updates_f_s_keeps_its_bits_through_an_experience(changes: di
         learner.observe(x, y)
     assert same(bits(learner.semantic), before) and learner.updates == 0
     learner.finish(short().experiences[1])
-    assert same(bits(learner.semantic), before)
+    after = bits(learner.semantic)
+    assert all(torch.equal(before[name], after[name]) for name in before if not is_new(name, 1))
 
 
 @pytest.mark.parametrize("persistent", [True, False])
@@ -736,11 +745,53 @@ def test_the_end_of_an_experience_is_an_update_too(merge: bool, persistent: bool
     assert [name for name, *_ in told] == ["before fine-tuning", "semantic memory"]
     assert same(told[1][1], before), "f_s is tested before"
     assert same(told[1][2], tuned) and not same(told[0][2], tuned)
-    if merge:
-        for name, value in learner.semantic.state_dict().items():
+    for name, value in learner.semantic.state_dict().items():
+        if is_new(name, 1):
+            assert torch.equal(value, tuned[name]) and not torch.equal(value, before[name]), "copied, as it was new"
+        elif merge:
             torch.testing.assert_close(value, 0.3 * before[name] + 0.7 * tuned[name])
-    else:
-        assert same(bits(learner.semantic), before)
+        else:
+            assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_what_comes_with_an_experience_is_copied_by_its_first_update(persistent: bool) -> None:
+    """As released, where f_s has no new token or head before; averaged, a share of what they began as would stay.
+
+    By hand, f_s a table that new names join; where an epoch's updates are lost, the next one copies again.
+    """
+    stream = permuted(short())
+    made = recipe(ema=0.3, ema_rate=0.6, persistent=persistent, epochs=3, **SILENT)
+    learner, feed = made.build(stream, 2), made.feed(stream, 2)
+    slow: dict[str, Tensor] = {}
+    copied, averaged = set(), set()
+
+    def updated() -> dict[str, Tensor]:
+        now = bits(learner.split.above)
+        task = len(learner.growth) - 1
+        (averaged if f"tokens.{task}" in slow else copied).add((task, learner.step))
+        return {name: 0.3 * slow[name] + 0.7 * value if name in slow else value for name, value in now.items()}
+
+    def check() -> None:
+        found = learner.semantic.state_dict() if slow else {}
+        for name, value in slow.items():
+            torch.testing.assert_close(found[name], value)
+
+    for e, experience in enumerate(stream.experiences):
+        learner.begin(experience)
+        start = slow = {name: value for name, value in slow.items() if not name.startswith("divergence")}
+        for k, (x, y) in enumerate(feed.batches(e)):
+            count = learner.updates
+            learner.observe(x, y)
+            if learner.updates > count:
+                slow = updated()
+            if (k + 1) % PER_EPOCH == 0 and not persistent:
+                slow = start
+            check()
+        learner.finish(experience)
+        slow = updated() if e else bits(learner.split.above)
+        check()
+    assert len(copied) > 1 and len(averaged) > 1
 
 
 def test_f_s_is_asked_once_about_what_is_as_it_is_stored() -> None:
@@ -1374,6 +1425,21 @@ def test_i21_by_the_released_programs_count_nothing_is_new_after_an_update() -> 
             assert learner.share == 0.5
 
 
+@pytest.mark.parametrize("by_width", [True, False])
+def test_as_released_all_logits_are_taught_after_an_update(by_width: bool) -> None:
+    changes = {"by_width": by_width, "ema_rate": 1.0, "beta_new": 1.0, "beta_replay": 1.0, "alternating": False}
+    learner, batches = at(recipe(recipe="released", **{**SILENT, **changes}), 1)
+    head = learner.split.above.heads[1][1].weight
+    for reached in (False, by_width, by_width):
+        x, y = next(batches)
+        learner.draws["replay"].manual_seed(1)
+        _, losses = learner.objective(x, y)
+        for name in ("consistency", "consistency_replay"):
+            (g,) = torch.autograd.grad(losses[name], [head], retain_graph=True, allow_unused=True)
+            assert (g is not None and bool(g.any())) == reached, name
+        learner.observe(x, y)
+
+
 def test_i22_targets_of_the_divergence_head(monkeypatch: pytest.MonkeyPatch) -> None:
     from cllib.learners import birt
 
@@ -1646,9 +1712,10 @@ def test_matrices_may_be_multiplied_in_half(changes: dict[str, Any]) -> None:
 
 
 def test_what_was_learned_is_kept() -> None:
-    """With seeds 1 to 4 the last row was at least 0.7 each; without replay the old ones were always at 0."""
-    network, stream = replace(NET, dim=16, heads=4), tiny_stream()
-    told: dict[str, Any] = {**SILENT, "epochs": 12, "batch_size": 8, "tune_epochs": 10, "tune_step_size": 0.005}
+    """With seeds 1 to 4 the last row was at least 0.6 each and 0.76 in the mean; without replay old ones were at 0."""
+    network, stream = replace(NET, dim=16, heads=4, std=0.3), tiny_stream()
+    told: dict[str, Any] = {**SILENT, "epochs": 20, "step_size": 0.003, "batch_size": 8, "tune_epochs": 10}
+    told |= {"tune_step_size": 0.005}
     _, kept = over(recipe(network, buffer_size=24, **told), stream)
     _, lost = over(recipe(network, replay="none", consistency=0.0, **told), stream)
     assert kept.test[0, 0, 0] > 0.7 and kept.test[0, -1].mean() > 0.6 and kept.test[0, -1].min() > 0.4

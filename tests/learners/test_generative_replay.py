@@ -689,6 +689,15 @@ def test_10_reconstructions_by_hand(averaged: bool, factor: float | None) -> Non
     torch.testing.assert_close(losses["recon_rep_r"], 2 / 3 * 0.3 * torch.stack(away).mean(), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("averaged", [True, False])
+def test_2_3_where_the_factor_keeps_nobody_nothing_is_attracted_either(averaged: bool) -> None:
+    how = Exaggeration(recon_repulsion=0.3, recon_attraction=0.2, averaged=averaged, factor=1.0)
+    learner, losses, *_ = chosen(how)
+    assert float(learner.kept) == 0 and not losses["recon_rep_r"].any() and not losses["recon_atr_r"].any()
+    free, losses, *_ = chosen(replace(how, factor=None))
+    assert float(free.kept) == 1 and losses["recon_rep_r"] > 0 and losses["recon_atr_r"] > 0
+
+
 @pytest.mark.parametrize("targets", ["label", "softmax", "raw"])
 def test_11_contrast_by_hand(targets: str) -> None:
     how = Exaggeration(contrastive=0.2, targets=targets, temperature=0.5)

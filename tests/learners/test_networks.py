@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cllib.contract import Noisy, tiny_stream
+from cllib.contract import Noisy, check_resume, tiny_stream
 from cllib.errors import UserError
 from cllib.learners import LEARNERS
 from cllib.learners.cwr import consolidate
@@ -786,15 +786,17 @@ def test_random_consolidation_shuffles_inside_each_tensor() -> None:
     assert same(again.anchors[0]["fisher"], found[True]["fisher"]), "drawn from the run's seed"
 
 
-@pytest.mark.parametrize("path", ["full", "batch"])
+@pytest.mark.parametrize(("path", "displacement"), [("full", "own"), ("batch", "own"), ("full", "previous")])
 @pytest.mark.parametrize("values", VALUES)
-def test_si_walks_along_hidden_weights_or_their_signs(values: str, path: str) -> None:
-    learner = binarized("si", strength=2.0, damping=0.05, path=path, values=values)
+def test_si_walks_along_hidden_weights_or_their_signs(values: str, path: str, displacement: str) -> None:
+    """displacement = "previous" is what the released metaplasticity program does along hidden weights."""
+    learner = binarized("si", strength=2.0, damping=0.05, path=path, values=values, displacement=displacement)
     walked = "signs" if values == "signs" else "parameters"
     pulled = "parameters" if values == "parameters" else "signs"
     omega, flips = [torch.zeros_like(p) for p in weights(learner)], 0
     for e in (0, 1, 2):
         w, start, anchor = [torch.zeros_like(o) for o in omega], held(learner, walked), held(learner, pulled)
+        last = [torch.zeros_like(o) for o in omega]
         for k in range(4):
             (x, y), before = batch(e, k), weights(learner)
             place, now = held(learner, walked), held(learner, pulled)
@@ -805,7 +807,8 @@ def test_si_walks_along_hidden_weights_or_their_signs(values: str, path: str) ->
             moved = [new - old for new, old in zip(held(learner, walked), place, strict=True)]
             flips += sum(int((d.abs() == 2).sum()) for d in moved)
             followed = full if path == "full" else own
-            w = [total - g * d for total, g, d in zip(w, followed, moved, strict=True)]
+            by = moved if displacement == "own" else last
+            w, last = [total - g * d for total, g, d in zip(w, followed, by, strict=True)], moved
         learner.finish(STREAM.experiences[e])
         shifts = [new - old for new, old in zip(held(learner, walked), start, strict=True)]
         omega = [o + t.clamp(min=0) / (d**2 + 0.05) for o, t, d in zip(omega, w, shifts, strict=True)]
@@ -815,6 +818,11 @@ def test_si_walks_along_hidden_weights_or_their_signs(values: str, path: str) ->
         assert same(learner.anchor, held(learner, pulled))
     assert (flips > 0) == (values == "signs")
     assert all(bool(o.any()) for o, norm in zip(omega, is_norm(learner), strict=True) if not norm)
+
+
+def test_the_displacement_of_the_step_before_is_carried_over_a_stop() -> None:
+    settings = LEARNERS["si"].Settings(strength=2.0, values="hidden", displacement="previous")
+    check_resume(Recipe("si", settings, BinaryMLP((7,)), batch_size=4, step_size=0.05), (2, 11))
 
 
 @pytest.mark.parametrize("name", ["ewc", "si"])
@@ -837,6 +845,7 @@ def test_of_a_real_network_signs_are_the_weights(name: str) -> None:
         ("ewc", {"values": "weights"}, "values = 'weights': allowed are parameters, hidden, signs"),
         ("ewc", {"shuffled": 1}, "shuffled = 1: must be true or false"),
         ("si", {"values": "binary"}, "values = 'binary': allowed are parameters, hidden, signs"),
+        ("si", {"displacement": "last"}, "displacement = 'last': allowed are own, previous"),
     ],
 )
 def test_impossible_values_are_refused(name: str, wrong: dict[str, Any], message: str) -> None:

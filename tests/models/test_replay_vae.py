@@ -4,6 +4,7 @@ from dataclasses import replace
 from math import log, pi
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -168,6 +169,33 @@ def test_1_6_binary_errors_are_cross_entropies_of_pixels() -> None:
     plain = made(replace(TINY, reconstruction="mse"))
     assert torch.equal(plain.shown(out), out)
     torch.testing.assert_close(plain.error(out, target), (out - target).square().flatten(1).mean(1) / 2)
+
+
+def test_1_6_as_released_binary_errors_saturate_at_pixels_of_1() -> None:
+    """-t log p - (1 - t) log(1 - p) of p = sigmoid(l) in single precision, logarithms of at least -100."""
+    target = torch.tensor([[0.0, 0.25, 1.0]])
+    for logit, saturated in ((-3.0, False), (0.0, False), (9.0, False), (18.0, True), (150.0, True)):
+        out = torch.full((1, 3), logit, requires_grad=True)
+        p = np.float32(1) / (np.float32(1) + np.exp(-np.float32(logit)))
+        assert (p == 1) == saturated
+        wanted = [-t * max(-100, log(p)) - (1 - t) * (max(-100, log(1 - p)) if p < 1 else -100) for t in (0, 0.25, 1)]
+        found = recon_error(out, target, "saturating bce")
+        torch.testing.assert_close(found, torch.tensor([sum(wanted) / 3]), atol=1e-5, rtol=1e-4)
+        (g,) = torch.autograd.grad(found.sum(), out)
+        assert bool(g.any()) != saturated, "and then nothing is learned"
+        plain = recon_error(out, target, "bce")
+        assert torch.allclose(found, plain, rtol=1e-4) != saturated
+        assert torch.autograd.grad(plain.sum(), out)[0].any()
+
+
+def test_1_6_errors_that_saturate_are_a_setting() -> None:
+    network, plain = made(replace(TINY, reconstruction="saturating bce")), made()
+    out, target = 40 * S(3, 16, 0.1).view(3, *SHAPE), torch.rand(3, *SHAPE)
+    assert torch.equal(network.shown(out), plain.shown(out)), "what is dreamed is the same"
+    torch.testing.assert_close(network.error(out, target), recon_error(out, target, "saturating bce"))
+    assert (network.error(out, target) > 1.2 * plain.error(out, target)).all()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(network.error(out, target), recon_error(out, target, "saturating bce"))
 
 
 # --- gates ---
@@ -382,8 +410,9 @@ def test_impossible_settings_are_refused(name: str, value: Any) -> None:
 
 
 def test_settings_that_do_not_go_together_are_refused() -> None:
-    with pytest.raises(UserError, match=r"^reconstruction = 'bce': .*'mse'"):
-        ReplayVAE(stem="conv")
+    for kind in ("bce", "saturating bce"):
+        with pytest.raises(UserError, match=rf"^reconstruction = '{kind}': .*'mse'"):
+            ReplayVAE(stem="conv", reconstruction=kind)
     with pytest.raises(UserError, match=r"^freeze = False: .*internal = False"):
         ReplayVAE(**CONV, freeze=False)
     config = ReplayVAE(**CONV)
