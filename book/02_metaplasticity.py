@@ -811,7 +811,7 @@ with pd.option_context("display.max_rows", None):
 # | Adam | $\epsilon$ outside the bias correction (torch 1.1, with which the paper was made) | the same; a recipe's `optimizer = "adam"` is today's |
 # | EWC, SI | without the rule | m = 0 unless `meta` is given |
 # | CIFAR-10 | 128-128-P-256-256-P-512-512-P, 4608-2048-2048-10, dropout | `net = "bcnn"` in the paper profile, 18,238,356 parameters; four small convolutions in the others |
-# | MNIST and USPS | two 5×5 convolutions of 64 channels, averages pooled | `net = "bcnn_usps"`; where it pools, and its margins, are assumed |
+# | MNIST and USPS | two 5×5 convolutions of 64 channels with a margin of 1, averages pooled after each, norms of the batch without weights | `net = "bcnn_usps"` |
 # | transformers | four faults (above) | mended; `as_published` |
 #
 # Runs that were measured before the sign of 0 was torch's say so in the ledger ("made with").

@@ -33,8 +33,11 @@ SCENARIOS = ("task", "domain")
 SMALL_VIT = {"image_size": 28, "resize": 28, "patch": 7, "dim": 64, "depth": 2, "heads": 4, "mlp_ratio": 2.0}
 LARGE_VIT = {"image_size": 224, "resize": 256, "patch": 16, "dim": 768, "depth": 4, "heads": 12, "mlp_ratio": 4.0}
 SMALL_CNN: dict[str, Any] = {"channels": (16, 16, 32, 32), "hidden": (64,)}  # bcnn, outside the paper profile
-# For MNIST and USPS: channels and kernels of the released command line, averages pooled; where, and margins, assumed.
-USPS_CNN: dict[str, Any] = {"channels": (64, 64), "side": 5, "per_group": 1, "hidden": (), "pool": "average"}
+# For MNIST and USPS: 1600 features to 10 classes.
+USPS_CNN: dict[str, Any] = {
+    **{"channels": (64, 64), "side": 5, "padding": 1, "per_group": 1, "hidden": (), "pool": "average"},
+    **{"norm": "batch", "affine": False},
+}
 USED_BY = (
     (("norm", "norm_gamma", "init"), ("bnn", "dnn", *CONVOLUTIONAL)),
     (("hidden_layers",), ("bnn", "dnn")),
@@ -267,10 +270,11 @@ class MetaplasticityChapter(Chapter):
         init = self.init or ("xavier" if self.net == "bcnn" else "uniform")
         norm = self.norm or ("running" if self.subsets else "released")  # as published for stream learning
         how: dict[str, Any] = {"norm": norm, "gamma": self.norm_gamma, "init": init, "init_width": self.init_width}
-        how |= {"affine": not self.subsets or self.net in CONVOLUTIONAL}  # as published for stream learning
-        if self.net in CONVOLUTIONAL:
-            small = USPS_CNN if self.net == "bcnn_usps" else {} if self.profile == "paper" else SMALL_CNN
-            return BinaryCNN(**small, **how)
+        how |= {"affine": not self.subsets or self.net == "bcnn"}  # as published for stream learning
+        if self.net == "bcnn_usps":
+            return BinaryCNN(**{**how, **USPS_CNN, "norm": self.norm or USPS_CNN["norm"]})
+        if self.net == "bcnn":
+            return BinaryCNN(**how) if self.profile == "paper" else BinaryCNN(**SMALL_CNN, **how)
         return BinaryMLP(self.value("hidden_layers"), self.net == "bnn", **how)
 
     def experiment(self) -> Recipe:

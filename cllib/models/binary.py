@@ -260,8 +260,9 @@ class BinaryCNN(_Common):
     The defaults are the paper's network for CIFAR-10: 128-128-P-256-256-P-512-512-P in 3x3, padded but for the last,
     4608-2048-2048-10, dropout after each hidden linear layer; 18,238,356 parameters.
 
-    channels: of every convolution, `per_group` to a group; side: of the kernels; hidden: units of the linear layers;
-    pool: "max" or "average".
+    channels: of every convolution, `per_group` to a group; side: of the kernels; padding: of every convolution, None:
+    half a kernel, which keeps the size, but none for the last; hidden: units of the linear layers; pool: "max" or
+    "average".
     """
 
     channels: tuple[int, ...] = (128, 128, 256, 256, 512, 512)
@@ -270,6 +271,7 @@ class BinaryCNN(_Common):
     dropout: float = 0.5
     pool: str = "max"
     side: int = 3
+    padding: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -279,6 +281,8 @@ class BinaryCNN(_Common):
             whole("channels and hidden", width, 1)
         whole("per_group", self.per_group, 1)
         whole("side", self.side, 1)
+        if self.padding is not None:
+            whole("padding", self.padding, 0)
         if not self.channels or len(self.channels) % self.per_group:
             raise UserError(f"channels = {self.channels}: must be a multiple of per_group = {self.per_group}")
         within("dropout", self.dropout, 0, 0.95)
@@ -311,8 +315,8 @@ class BinaryCNN(_Common):
     def _convolutions(self, inputs: int) -> OrderedDict[str, nn.Module]:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for k, (before, after) in enumerate(pairwise((inputs, *self.channels)), 1):
-            padding = 0 if k == len(self.channels) else self.side // 2
-            layers[f"conv{k}"] = BinaryConv2d(before, after, self.side, padding)
+            usual = 0 if k == len(self.channels) else self.side // 2
+            layers[f"conv{k}"] = BinaryConv2d(before, after, self.side, usual if self.padding is None else self.padding)
             if k % self.per_group == 0:
                 layers[f"pool{k}"] = POOLS[self.pool](2)
             layers[f"norm{k}"] = norm(self.norm, after, self.affine, self.gamma, images=True)

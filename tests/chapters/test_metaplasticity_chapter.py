@@ -13,6 +13,7 @@ from cllib.errors import UserError
 from cllib.experiments import compare
 from cllib.ledger import claims, published
 from cllib.models.binary import BinaryCNN, BinaryMLP, binary_weights
+from cllib.models.norms import batch_norms
 from cllib.models.vit import ViT
 
 TABLES = [table for table in published(NAME)["tables"] if "settings" in table]
@@ -130,7 +131,7 @@ def test_other_methods_come_without_the_rule_unless_it_is_asked_for(rival: str) 
 
 def test_norms_are_those_of_the_released_program_for_each_net() -> None:
     for net in ("bnn", "dnn", "bcnn", "bcnn_usps"):
-        wanted = "batch" if net == "bnn" else "running"
+        wanted = "batch" if net in ("bnn", "bcnn_usps") else "running"
         assert settings(NAME, "quick", net=net).network().norm == wanted
         for norm in ("batch", "running", "instance"):
             assert settings(NAME, "quick", net=net, norm=norm).network().norm == norm
@@ -243,6 +244,9 @@ def test_the_network_for_mnist_and_usps() -> None:
     network = settings(NAME, "paper", net="bcnn_usps").network().build((1, 28, 28), 10)
     shapes = {name: list(w.shape) for name, w in binary_weights(network).items()}
     assert shapes == {"conv1.weight": [64, 1, 5, 5], "conv2.weight": [64, 64, 5, 5], "fc1.weight": [10, 1600]}
+    assert network.conv1.padding == network.conv2.padding == (1, 1)
+    assert not any(norm.affine or norm.track_running_stats for norm in batch_norms(network))
+    assert len(batch_norms(network)) == 3 and sum(p.numel() for p in network.parameters()) == 1600 + 64 * 1600 + 16000
 
 
 def test_rows_of_the_spec_are_copied_right() -> None:
