@@ -621,7 +621,7 @@ Markdown(
 #   differences are small, or point the other way. Ten classes of tiny images, a memory that holds a fifteenth of them, and dozens of epochs
 #   instead of thousands: this says nothing about CIFAR-100.
 # - **No noise helps** by an amount that these runs could tell. Attention noise of the published size, $\sigma=1$ on weights of $1/16$, lowers
-#   the mean in all tables; with $\sigma=.1$ the mean moves little. Half of the labels at random cost as much, or more.
+#   the mean in all tables; with $\sigma=.1$ it moves less. Half of the labels at random cost as much, or more.
 # - **Fine-tuning** on the memory alone lifts short runs (the saw-teeth); after 30 epochs it changes little in the main comparison, and still
 #   lifts the reference runs with strong noise. So the students' suspicion, that it does most of the work, holds where training was
 #   short or disturbed.
