@@ -621,7 +621,7 @@ Markdown(
 #   differences are small, or point the other way. Ten classes of tiny images, a memory that holds a fifteenth of them, and dozens of epochs
 #   instead of thousands: this says nothing about CIFAR-100.
 # - **No noise helps** by an amount that these runs could tell. Attention noise of the published size, $\sigma=1$ on weights of $1/16$, lowers
-#   the mean in all tables; with $\sigma=.1$ the mean moves little. Half of the labels at random cost as much, or more.
+#   the mean in all tables; with $\sigma=.1$ it moves less. Half of the labels at random cost as much, or more.
 # - **Fine-tuning** on the memory alone lifts short runs (the saw-teeth); after 30 epochs it changes little in the main comparison, and still
 #   lifts the reference runs with strong noise. So the students' suspicion, that it does most of the work, holds where training was
 #   short or disturbed.
@@ -644,19 +644,19 @@ Markdown(
 #
 # | | as published | as released | ours | switch |
 # |---|---|---|---|---|
-# | M: how many are mixed | a chance a batch | all | half | `mixup_p`* |
-# | T: labels changed | a small percentage, to any class | half, to new classes | 5 %, to classes seen | `label_p`*, `label_range`* |
-# | X: extrapolation | none | .5 | none | `extrapolation`* |
-# | S: on what | replayed samples | new ones; of replayed ones unmixed, so none | replayed samples | `supervise_mixed`*, `supervise_new`* |
-# | A: size | 1 | 1 | 1; .1 on digits and clothes | `attention_std`* |
+# | M: how many are mixed | a chance a batch | all | half | `mixup_p`\* |
+# | T: labels changed | a small percentage, to any class | half, to new classes | 5 %, to classes seen | `label_p`\*, `label_range`\* |
+# | X: extrapolation | none | .5 | none | `extrapolation`\* |
+# | S: on what | replayed samples | new ones; of replayed ones unmixed, so none | replayed samples | `supervise_mixed`\*, `supervise_new`\* |
+# | A: size | 1 | 1 | 1; .1 on digits and clothes | `attention_std`\* |
 # | chance of a noise | a batch | a sample | a sample | `gate = "batch"` |
-# | updates of $f_s$ | last | are lost with the epoch | last | `persistent`* |
+# | updates of $f_s$ | last | are lost with the epoch | last | `persistent`\* |
 # | what is new in $f_s$ | | copied by the first update after a task was added | as released | none |
-# | weights of losses | $\rho$, $\beta_1$, $\beta_2$ | also by shares of old and new classes | as published | `scaled`* |
-# | after an update | logits of old classes are taught | all are old, and all logits are taught | as published | `by_width`* |
-# | new and replayed samples | in one step, $\alpha$ | passes alternate | in one step, as many replayed as new, $\alpha=1$ | `alternating`*, `replay_weight`; `replay_size` of the learner |
-# | chosen and stored samples | | augmented at random | unchanged | `deterministic`* |
-# | frozen layers in fine-tuning | | with drop-path | evaluation mode | `settled`* |
+# | weights of losses | $\rho$, $\beta_1$, $\beta_2$ | also by shares of old and new classes | as published | `scaled`\* |
+# | after an update | logits of old classes are taught | all are old, and all logits are taught | as published | `by_width`\* |
+# | new and replayed samples | in one step, $\alpha$ | passes alternate | in one step, as many replayed as new, $\alpha=1$ | `alternating`\*, `replay_weight`; `replay_size` of the learner |
+# | chosen and stored samples | | augmented at random | unchanged | `deterministic`\* |
+# | frozen layers in fine-tuning | | with drop-path | evaluation mode | `settled`\* |
 # | old tokens and heads | | meant to be frozen, learn | learn | `freeze_old = True` |
 # | $f_s$ at borders | copied once | updated at each | updated at each | `merge = False` |
 # | classification loss | cross-entropy | a sigmoid a class | a sigmoid a class | `loss = "ce"` |

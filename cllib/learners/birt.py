@@ -85,11 +85,12 @@ class BiRTSettings:
     A; supervision_p, supervision_std: of S; extrapolation: of X; gate: each "sample" has a chance, or the "batch".
 
     supervise_mixed: S also on mixed samples; supervise_new: and on new ones. persistent: updates of the semantic memory
-    outlive the epoch. scaled: losses are weighted by the shares of new and old classes; by_width: as the released
-    program counts them, which after an update finds no new ones. alternating: an epoch of new batches, then one of
-    replayed ones. deterministic: samples are chosen and stored unchanged, not augmented. settled: what is frozen in
-    fine-tuning is in evaluation mode. freeze_old: tokens and heads of old tasks are frozen; merge: the semantic memory
-    is also updated at the end of an experience; where not, it still takes over what is new.
+    outlive the epoch. scaled: losses are weighted by the shares of new and old classes; by_width: as released, the old
+    ones are those that the semantic memory has logits of, so after an update all classes are, and all their logits are
+    taught. alternating: an epoch of new batches, then one of replayed ones. deterministic: samples are chosen and
+    stored unchanged, not augmented. settled: what is frozen in fine-tuning is in evaluation mode. freeze_old: tokens
+    and heads of old tasks are frozen; merge: the semantic memory is also updated at the end of an experience; where
+    not, it still takes over what is new.
 
     tune_epochs, tune_step_size, tune_weight: of the fine-tuning on the memory after each experience but the first.
     schedule: of the step size, to final_step_size, after warmup_epochs from warmup_step_size. augment: one of
