@@ -810,6 +810,7 @@ with pd.option_context("display.max_rows", None):
 # | norms | of the batch in the binarized network since 2023; running statistics in real-valued and convolutional ones, and in stream learning | the same: `norm = None`; any other by name |
 # | Adam | $\epsilon$ outside the bias correction (torch 1.1, with which the paper was made) | the same; a recipe's `optimizer = "adam"` is today's |
 # | EWC, SI | without the rule | m = 0 unless `meta` is given |
+# | SI along hidden weights, along signs | times the previous step's displacement; divided by another displacement than walked | the step's own, `displacement = "previous"` of the learner `si`; what was walked |
 # | CIFAR-10 | 128-128-P-256-256-P-512-512-P, 4608-2048-2048-10, dropout | `net = "bcnn"` in the paper profile, 18,238,356 parameters; four small convolutions in the others |
 # | MNIST and USPS | two 5×5 convolutions of 64 channels with a margin of 1, averages pooled after each, norms of the batch without weights | `net = "bcnn_usps"` |
 # | transformers | four faults (above) | mended; `as_published` |
