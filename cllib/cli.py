@@ -57,7 +57,7 @@ def one_line() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise BadInput(str(error)) from error
+        raise BadInput(" ".join(str(error).split("\n"))) from error
     except (notebooks.ChapterFailed, site.SiteFailed) as error:
         raise click.ClickException(str(error)) from error
     except (MemoryError, OverflowError) as error:

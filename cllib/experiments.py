@@ -15,7 +15,7 @@ from torch import nn
 
 from cllib import results, runs
 from cllib.checkpoints import Keeper, read
-from cllib.datasets.files import checksum, hash_arrays, is_file
+from cllib.datasets.files import checksum, is_file
 from cllib.errors import UserError, one_of, whole
 from cllib.feeds import Batches, Online
 from cllib.fingerprint import code_hash, is_foreign
@@ -96,8 +96,10 @@ class Program:
         front = network.front(stream.shape) if hasattr(network, "front") else None
         if front is None:
             return stream
+        front.eval()
         device = stream.experiences[0].x.device
-        told = {"data": data, "front": front.told, "code": code_hash(seen_by, type(front)), "device": device.type}
+        told = {"data": data, "front": code_hash(front), "code": code_hash(seen_by)}
+        told |= {"device": device.type}
         told |= runs.versions()
         return seen_by(front.to(device), stream, told, store / "latents")
 
@@ -145,15 +147,14 @@ def initial_weights(config: Config, stream: Stream) -> str:
     takes long to build can have a method `fingerprint()` that says it instead.
     """
     network = config.network if isinstance(config, Recipe) else None
-    if network is None or hasattr(network, "fingerprint") or not is_foreign(type(network)):
+    if network is None or not is_foreign(type(network)) or "fingerprint" in vars(type(network)):
         return ""
     front, shape = network.front(stream.shape) if hasattr(network, "front") else None, stream.shape
     if front is not None:
         shape = tuple(latents(front, stream.experiences[0].x[:1].cpu()).shape[1:])
     with seeded(0, "init"):
         built = nn.ModuleList([network.build(shape, stream.classes), *([] if front is None else [front])])
-    state = built.state_dict()
-    return hash_arrays(*(state[name] for name in sorted(state) if isinstance(state[name], torch.Tensor)))
+    return code_hash(built)  # all that its modules hold
 
 
 def run(
@@ -298,7 +299,8 @@ def compare(
         for label, record in zip(labels, found, strict=True):
             named = replace(record, experiment=experiment, label=label, profile=profile)
             # The same arrays may have been run first under another stream's name.
-            named = replace(named, stream=stream.name, note=stream.note, whole=stream.whole)
+            told = {"note": stream.note, "whole": stream.whole, "names": list(stream.names)}
+            named = replace(named, stream=stream.name, **told)  # type: ignore[arg-type]
             made.setdefault(label, []).append(named)
     pooled = [record for label in learners for record in results.pooled(made[label])]
     if where is not None:

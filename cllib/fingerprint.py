@@ -12,22 +12,30 @@ import hashlib
 import importlib
 import inspect
 import operator
+import re
 import sys
 import sysconfig
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
+from fractions import Fraction
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import CodeType
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from cllib.datasets.files import hash_arrays
 
 HERE = __name__.split(".")[0]
 LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-PLAIN = (type(None), bool, int, float, complex, str, bytes, range, enum.Enum, np.generic, torch.dtype, torch.device)
+PLAIN = (
+    *(type(None), bool, int, float, complex, str, bytes, range, enum.Enum, np.generic, torch.dtype, torch.device),
+    *(bytearray, slice, Decimal, Fraction, PurePath, re.Pattern),
+)
 # Of a class: not what it does. (`__slotnames__` is put there when an instance is first pickled or copied.)
 UNSAID = (
     *("__doc__", "__module__", "__dict__", "__weakref__"),
@@ -144,7 +152,8 @@ def uses(part: Any) -> Iterator[str | Use]:
     """What a function, class or module is made of: texts that stand for it, and things it refers to."""
     if inspect.ismodule(part):
         for name, value in sorted(vars(part).items()):
-            if not name.startswith("__") and not inspect.ismodule(value):
+            inside = inspect.ismodule(value) and value.__name__.startswith(f"{part.__name__}.")  # part.value.f()
+            if not name.startswith("__") and (inside or not inspect.ismodule(value)):
                 yield from value_of(name, value)
     elif inspect.isclass(part):
         yield f"bases {[name_of(base) for base in part.__mro__]}"
@@ -221,7 +230,12 @@ def value_of(name: str, value: Any, around: tuple[int, ...] = ()) -> Iterator[st
     elif isinstance(value, Mapping):
         for key, item in list(value.items()):
             yield from value_of(f"{name}[{key if isinstance(key, PLAIN) else name_of(key)!r}]", item, inside)
-    elif isinstance(value, list | tuple | set | frozenset):
+    elif isinstance(value, nn.Module):
+        for place, module in value.named_modules():  # one by one, however deep
+            yield f"{name}.{place}:{name_of(module)}"
+            yield Use(type(module))
+            yield from value_of(f"{name}.{place}.", held_by(module), inside)
+    elif isinstance(value, list | tuple | set | frozenset | deque):
         yield f"{name} of {len(value)}"
         for item in sorted(value, key=key_of) if isinstance(value, set | frozenset) else value:
             yield from value_of(f"{name}.", item, inside)
@@ -249,4 +263,11 @@ def contents(value: Any) -> dict[str, Any]:
         return {"get": value.fget, "set": value.fset, "delete": value.fdel}
     if isinstance(value, functools.partial | functools.partialmethod):
         return {"function": value.func, "arguments": value.args, "named": value.keywords}
-    return dict(vars(value)) if hasattr(value, "__dict__") else {}
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if hasattr(value, name)]
+    return {**{name: getattr(value, name) for name in slots}, **getattr(value, "__dict__", {})}
+
+
+def held_by(module: nn.Module) -> dict[str, Any]:
+    """What a module holds itself: parameters, buffers, kept or not, and other values; not the modules inside it."""
+    own = ("_parameters", "_buffers")
+    return {name: value for name, value in vars(module).items() if name in own or not name.startswith("_")}

@@ -117,6 +117,8 @@ class MetaplasticAdam(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a copy of a state, with the rule that it was made under."""
         super().load_state_dict(deepcopy(state_dict))
+        for group in self.param_groups[:1]:  # what a group that is added later does not say
+            self.defaults |= {name: group[name] for name in ("gate", "seed")}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

@@ -166,6 +166,17 @@ def examined(experiences: int, every: int) -> NDArray[np.int64]:
     return e[((e + 1) % every == 0) | (e == experiences - 1)]
 
 
+def by_experience(r: ArrayLike, experiences: int, every: int) -> Array:
+    """R with a row an experience, `[..., z, z]`, not numbers where there was no test; as it is where none lacks."""
+    m = np.asarray(r, dtype=np.float64)
+    rows = examined(experiences, every)
+    if len(rows) == experiences or m.shape[-2:] != (len(rows), experiences):
+        return m
+    whole = np.full((*m.shape[:-2], experiences, experiences), np.nan)
+    whole[..., rows, :] = m
+    return whole
+
+
 def minimum_accuracy(r: ArrayLike, curve: ArrayLike, steps: ArrayLike, ends: ArrayLike, every: int = 1) -> Array:
     """min-ACC = mean_{j<z-1} min_{k > end of j} A[k, j]: how low each old test set ever fell (De Lange et al. 2023).
 

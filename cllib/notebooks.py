@@ -101,9 +101,10 @@ def asked(name: str, profile: str, given: Mapping[str, object], notebook: Notebo
         )
     space: dict[str, Any] = {}
     try:
-        exec(cells[0], space)
-    except Exception as error:
-        raise UserError(f"{name}: its cell of parameters stops ({type(error).__name__}: {error})") from error
+        exec(chapters.without_commands(cells[0]), space)
+    except (Exception, SystemExit) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{name}: its cell of parameters stops ({why})") from error
     own = {key: value for key, value in space.items() if key in chapters.assigned(cells[0]) and key != "profile"}
     return chapters.settings(name, profile, **{key: chapters.located(key, v) for key, v in {**own, **given}.items()})
 
@@ -177,7 +178,8 @@ def stamp(
     """
     told = [contents(notebook), profile, sorted(given.items()), runs.versions(), torch.cuda.is_available()]
     told += [torch.get_num_threads(), sorted(places)]
-    files = digest(ROOT / "cllib", "*.py"), digest(ROOT / "data")
+    beside = {path.name: checksum(path, "sha256") for path in sorted(ROOT.glob("*.py"))}  # which kernels can import
+    files = digest(ROOT / "cllib", "*.py"), digest(ROOT / "data"), beside
     return hashlib.sha256(repr([*told, *files]).encode()).hexdigest()[:16]
 
 
@@ -219,7 +221,8 @@ def every_file(folder: Path) -> Iterator[Path]:
 def digest(folder: Path, pattern: str = "*") -> str:
     """Return a hash of all files in a folder, names and bytes, downloads left out."""
     sha = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob(pattern) if path.is_file() and "downloads" not in path.parts):
+    inside = [(path.relative_to(folder), path) for path in sorted(folder.rglob(pattern))]
+    for path in [path for place, path in inside if path.is_file() and "downloads" not in place.parts]:
         sha.update(str(path.relative_to(folder)).encode() + hashlib.sha256(path.read_bytes()).digest())
     return sha.hexdigest()
 

@@ -25,7 +25,7 @@ from scipy.stats import false_discovery_control, ttest_1samp
 from cllib.datasets.files import hash_arrays, writable_folder, write_atomic
 from cllib.errors import UserError
 from cllib.interactive import watched
-from cllib.metrics import FROM_TESTS, METRICS, Array, interval, of_task
+from cllib.metrics import FROM_TESTS, METRICS, Array, by_experience, interval, of_task
 from cllib.recipes import completed
 from cllib.runs import ROOT, artifacts, processor, versions
 from cllib.streams.base import Stream
@@ -118,7 +118,10 @@ class Record:
         if ": " in name:
             moment, name = name.split(": ")
             matrix = self.moments[moment]
-        return METRICS[name](matrix) if name in METRICS else of_task(matrix, name)
+        if name in ("Acc", "Acc over time"):  # which need no row an experience
+            return METRICS[name](matrix)
+        rows = by_experience(matrix, len(self.ends), self.measuring.get("exam_every", 1))
+        return METRICS[name](rows) if name in METRICS else of_task(rows, name)
 
     @property
     def excerpt(self) -> int:
@@ -378,8 +381,8 @@ def save(made: Iterable[Record], where: Path) -> None:
 
 
 def asked(record: Record) -> str:
-    """8 hex digits of what a record answers: its data, learner, order of samples, and how it was measured."""
-    told = [record.data, record.learner, record.order, record.measuring]
+    """8 hex digits of what a record answers: data, names of classes, learner, order of samples, measurements."""
+    told = [record.data, record.names, record.learner, record.order, record.measuring]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
 

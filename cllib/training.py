@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cllib.checkpoints import Keeper
-from cllib.errors import whole
+from cllib.errors import UserError, whole
 from cllib.feeds import Feed
 from cllib.metrics import examined
 from cllib.randomness import global_state, seeded, set_global_state
@@ -293,6 +293,8 @@ def train(
     whole("eval_chunk", eval_chunk, 1)
     whole("exam_every", exam_every, 1)
     stream.ask_something()
+    if stream.classes == 1:
+        raise UserError(f"stream {stream.name!r}: has one class, which leaves nothing to ask; every answer is right")
     loop = Loop(learner, stream, feed, History(track_every), keeper, watch, log)
     loop.set_exams(eval_chunk, probe_every, probe_size)
     loop.track_norms, loop.track_classes, loop.exam_every = track_norms, track_classes, exam_every

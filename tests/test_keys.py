@@ -1,8 +1,12 @@
 """What names a result says all that decides it: the stamp of a copy, the address of a run, the file of a record."""
 
 import os
+import re
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -415,3 +419,130 @@ def test_a_relative_place_means_one_folder_wherever_the_kernel_works(
         monkeypatch.chdir(where)
         settings = chapters.from_notebook(NAME, {"data": "folder", "data_dir": "images"})
         assert settings.data_dir == str(world / "images")
+
+
+# --- what names say, and what is held where ---
+
+
+@dataclass(frozen=True)
+class Front:
+    """A frozen part of the reader's own, which reads a file, and a head on it."""
+
+    place: str
+
+    def front(self, shape: tuple[int, ...]) -> nn.Module:
+        module = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(int(np.prod(shape)), 4, bias=False))
+        module[2].load_state_dict({"weight": torch.load(self.place, weights_only=True)["1.weight"]})
+        return module.requires_grad_(False)
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        return nn.Linear(int(np.prod(shape)), classes)
+
+
+def test_latents_of_a_front_of_ones_own_are_those_of_its_weights(world: Path) -> None:
+    stream = from_folder(world / "images", 2, image_size=8)
+    place = str(world / "own" / "own.pt")
+
+    def plasticity(store: str) -> float:
+        own = Recipe("naive", network=Front(place), batch_size=4, step_size=0.5)
+        (record,) = compare("e", stream, {"own": own}, [1], store=world / store, probe_every=0)
+        return float(record.online[0][0]), record.runs  # type: ignore[return-value]
+
+    first = plasticity("store")
+    torch.save({"1.weight": torch.randn(4, 192)}, place)
+    assert plasticity("store") == plasticity("fresh") != first  # in evaluation mode, and not the latents kept before
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A network whose file does not end in its state: `how` says where."""
+
+    how: str
+    place: Any = ""
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        network = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), classes))
+        value = torch.load(os.environ["OWN_WEIGHTS"], weights_only=True)["1.bias"] + float(
+            torch.load(os.environ["OWN_WEIGHTS"], weights_only=True)["1.weight"][0, 0]
+        )
+        if self.how == "buffer":
+            network.register_buffer("extra", value, persistent=False)
+        elif self.how == "list":
+            network.extra = [value]
+        elif self.how == "rate":
+            network.append(nn.Dropout(float(value[0])))
+        return network
+
+
+@pytest.mark.parametrize("how", ["buffer", "list", "rate"])
+def test_what_build_reads_counts_wherever_it_ends(how: str, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OWN_WEIGHTS", str(world / "own" / "own.pt"))
+    before = address(world, network=Odd(how))
+    assert address(world, network=Odd(how)) == before
+    weights(world / "own" / "own.pt", 0.2)
+    assert address(world, network=Odd(how)) != before
+
+
+def test_a_fingerprint_that_is_inherited_hides_no_file(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Parent(Odd):
+        def fingerprint(self) -> str:
+            return "the parent's"
+
+    class Child(Parent):
+        pass
+
+    monkeypatch.setenv("OWN_WEIGHTS", str(world / "own" / "own.pt"))
+    before = address(world, network=Child("list"))
+    weights(world / "own" / "own.pt", 0.2)
+    assert address(world, network=Child("list")) != before
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Decimal("0.1"), Decimal("0.9")), (Fraction(1, 2), Fraction(1, 3)), (Path("a"), Path("b")),
+        (bytearray(b"a"), bytearray(b"b")), (slice(1), slice(2)),
+        (deque([1]), deque([2])), (re.compile("a"), re.compile("b")),
+    ],
+)  # fmt: skip
+def test_values_count_by_what_they_are(one: Any, other: Any) -> None:
+    assert fingerprint.code_hash({"a": one}) != fingerprint.code_hash({"a": other})
+
+
+def test_slots_and_deep_networks_count() -> None:
+    @dataclass(slots=True)
+    class Slotted:
+        value: int
+
+    assert fingerprint.code_hash({"a": Slotted(1)}) != fingerprint.code_hash({"a": Slotted(2)})
+    deep = [nn.Linear(1, 1), nn.Linear(1, 1)]
+    for k in range(2):
+        for _ in range(9):
+            deep[k] = nn.Sequential(deep[k])  # type: ignore[call-overload]
+    assert fingerprint.code_hash({"a": deep[0]}) != fingerprint.code_hash({"a": deep[1]})
+    assert fingerprint.code_hash({"a": deep[0]}) == fingerprint.code_hash({"a": deep[0]})
+
+
+def test_classes_of_another_name_are_another_record(world: Path) -> None:
+    told: dict[str, Any] = {"where": world / "records", "probe_every": 0}
+    for names in (("ant", "bee", "cat", "dog"), ("oak", "ash", "fir", "elm")):
+        stream = replace(from_folder(world / "images", 2, image_size=8), names=names)
+        compare("mine", stream, {"mlp": Recipe(network=MLP((4,)))}, [1], **told)
+    assert {record.names[0] for record in results.load(world / "records")} == {"ant", "oak"}
+
+
+def test_code_counts_in_a_checkout_below_a_folder_of_downloads(tmp_path: Path) -> None:
+    place = tmp_path / "downloads" / "checkout"
+    place.mkdir(parents=True)
+    (place / "a.py").write_text("1")
+    before = notebooks.digest(place)
+    (place / "a.py").write_text("2")
+    assert notebooks.digest(place) != before
+
+
+@pytest.mark.parametrize("line", ["%matplotlib inline\nunit = 4", "if True:\n    unit = 4", "raise SystemExit(3)"])
+def test_no_way_of_writing_hides_a_wrong_name(line: str, world: Path) -> None:
+    (world / "book" / f"{NAME}.py").write_text(CELL.format(line))
+    with pytest.raises(UserError) as caught:
+        stamp(world)
+    assert "\n" not in str(caught.value)

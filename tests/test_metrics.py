@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from cllib import metrics
 from cllib.errors import UserError
 from cllib.metrics import (
     FROM_TESTS,
@@ -218,3 +219,13 @@ def test_accuracy_over_time_is_the_mean_of_all_moments() -> None:
     r = np.array([[[0.2, 0.4], [0.6, 1.0]], [[0.0, 0.0], [0.0, 0.4]]])
     assert np.allclose(METRICS["Acc over time"](r), [0.55, 0.1])
     assert METRICS["Acc over time"](np.ones((3, 1))) == 1.0
+
+
+def test_rows_that_were_not_tested_are_no_numbers() -> None:
+    """With a test after every second experience, and the last: 2, 4 and 5 of 5."""
+    whole = np.arange(25.0).reshape(1, 5, 5)
+    made = metrics.by_experience(whole[:, [1, 3, 4]], 5, 2)
+    assert metrics.of_task(made, "l2") == whole[0, 1, 1] and metrics.of_task(made, "t3") == whole[0, 4, 2]
+    assert np.isnan(metrics.of_task(made, "l3")) and np.isnan(metrics.of_task(made, "b2"))
+    assert np.isnan(metrics.forgetting(made)) and metrics.accuracy(made) == metrics.accuracy(whole)
+    assert metrics.by_experience(whole, 5, 1) is whole

@@ -530,3 +530,9 @@ def test_a_stream_of_which_every_answer_is_right_is_not_trained_on() -> None:
     alone = replace(STREAM, tests=parts, experiences=parts, scenario="task")
     with pytest.raises(UserError, match="stream 'tiny': one class an experience leaves nothing to ask"):
         run(NAIVE, alone)
+
+
+def test_a_stream_of_one_class_is_refused() -> None:
+    stream = StreamConfig(experiences=10, scenario="domain").build()
+    with pytest.raises(UserError, match="has one class, which leaves nothing to ask"):
+        compare("e", stream, {"naive": Recipe()}, [1])

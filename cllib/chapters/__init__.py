@@ -106,14 +106,19 @@ def told_cells(chapter: str, cells: Sequence[str]) -> tuple[tuple[str, ...], dic
 
 
 def assigned(cell: str) -> dict[str, Any]:
-    """The names that a cell sets at its top level, with their values where these are plain, else `...`."""
+    """The names that a cell sets, with their values where these are plain, else `...`."""
     found: dict[str, Any] = {}
-    with suppress(SyntaxError):  # a command of IPython's
-        for line in ast.parse(cell).body:
+    with suppress(SyntaxError):
+        for line in ast.walk(ast.parse(without_commands(cell))):
             if isinstance(line, ast.Assign | ast.AnnAssign):
                 names = [node.id for node in ast.walk(line) if isinstance(node, ast.Name) and is_target(node)]
                 found |= dict.fromkeys(names, literal(line.value))
     return found
+
+
+def without_commands(cell: str) -> str:
+    """A cell without lines that are IPython's own, such as %matplotlib."""
+    return "\n".join("" if line.startswith(("%", "!")) else line for line in cell.splitlines())
 
 
 def is_target(node: ast.Name) -> bool:

@@ -31,7 +31,7 @@ from cllib.learners.lwf import LwFSettings
 from cllib.learners.mir import MIRSettings
 from cllib.learners.si import SISettings
 from cllib.models.binary import BinaryCNN, BinaryMLP
-from cllib.models.conv_front import ConvFront, conv_front
+from cllib.models.conv_front import conv_front
 from cllib.models.convit import ConViT
 from cllib.models.memory_head import MemoryHeadConfig
 from cllib.models.networks import CNN, MLP
@@ -263,7 +263,7 @@ class SideBySideChapter(Chapter):
     def convolved(self, stream: Stream) -> Stream:
         """The stream as our frozen convolutions of chapter 4 see it, 1024 features a sample."""
         front = conv_front().requires_grad_(False).to(self.on)
-        told = {"front": front.told, "data": stream_hash(stream), "code": code_hash(seen_by, ConvFront)}
+        told = {"front": code_hash(front), "data": stream_hash(stream), "code": code_hash(seen_by)}
         return seen_by(front, stream.to(self.on), {**told, **runs.versions()}, runs.store() / "latents")
 
     # --- the methods ---

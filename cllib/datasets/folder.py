@@ -61,7 +61,13 @@ def halves(root: Path, test_share: float = 0.2) -> tuple[Files, Files]:
 def part(root: Path, spellings: tuple[str, ...]) -> Path | None:
     """The folder of class folders in `root` that is called like this; one with images is a class of that name."""
     called = {plain(path): path for path in folders_in(root) if plain(path) in spellings}
-    return next((called[name] for name in spellings if name in called and not images_in(called[name], False)), None)
+    return next((called[name] for name in spellings if name in called and is_part(called[name])), None)
+
+
+def is_part(folder: Path) -> bool:
+    """Whether a folder holds class folders, and not the images of a class, a stray one aside."""
+    inner = [path for path in folders_in(folder) if images_in(path)]
+    return len(inner) > 1 or not images_in(folder, deep=False)
 
 
 def plain(path: Path) -> str:
@@ -98,6 +104,8 @@ def by_class(folder: Path) -> Files:
             raise UserError(f"{path}: no image in this class folder; known are {', '.join(sorted(ENDINGS))}")
         if not images_in(path, deep=False):
             raise UserError(f"{path}: holds only folders; a class folder must hold images")
+        if any(plain(inner) in (*TRAINS, *TESTS) for inner in folders_in(path)):
+            raise UserError(f"{path}: holds parts; give train/CLASS and test/CLASS, parts outside and classes inside")
     return files
 
 
@@ -121,11 +129,13 @@ def summary(root: Path, trains: Files, tests: Files) -> str:
     left = list(left_out(root, used, {parent for path in used for parent in path.parents}))
     files, folders = [p for p in left if not p.is_dir()], [p for p in left if p.is_dir()]
     said = [f"{len(trains)} classes, {len(parts[0])} + {len(parts[1])} images"]
+    deeper = sum(path.parent.name != name for files in (trains, tests) for name in files for path in files[name])
+    said += [f"{deeper} of them in folders of their own"] if deeper else []
     for what, found in (("files", files), ("folders", folders)):
         kinds = sorted({path.suffix or path.name if what == "files" else path.name for path in found})
         kinds = kinds if len(kinds) < 6 else [*kinds[:5], "..."]
         said += [f"{len(found)} {what if len(found) > 1 else what[:-1]} left out ({', '.join(kinds)})"] if found else []
-    return f"{root.resolve().name}: " + ", ".join(said)
+    return " ".join(f"{root.resolve().name}: {', '.join(said)}".split())
 
 
 def left_out(folder: Path, used: set[Path], entered: set[Path]) -> Iterator[Path]:

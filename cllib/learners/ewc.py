@@ -222,10 +222,10 @@ def add_layers(
     """Add the squared gradients of `losses: [n, k]` in the layers heard, and say which parameters that were.
 
     The gradient of sample i in W is d_i a_i', a_i what the layer is given and d_i the gradient of what it answers: the
-    sum of squares is (d^2)' a^2. So it is where a row is a sample, and W is used once.
+    sum of squares is (d^2)' a^2. So it is where a row is a sample, and W, the layer's own, is used once.
     """
     uses = times_used(losses)
-    once = [part for part in heard if part[1].dim() == 2 and uses[part[0].weight] + uses[part[0].bias] > 0]
+    once = [part for part in heard if is_plain(*part, len(losses))]
     once = [part for part in once if max(uses[p] for p in part[0].parameters()) == 1]
     done: set[nn.Parameter] = set()
     for loss in losses.sum(0) if once else ():
@@ -239,6 +239,14 @@ def add_layers(
                 total[p].add_(squares.T @ given.square() if p is layer.weight else squares.sum(0))
                 done.add(p)
     return done
+
+
+def is_plain(layer: nn.Linear, given: Tensor, answer: Tensor, samples: int) -> bool:
+    """Whether a layer with weights of its own was given a row a sample, in their type, and learns from its answer."""
+    own = layer._parameters.get("weight")
+    if own is None or any(name.startswith("weight_") for name in layer._parameters) or not answer.requires_grad:
+        return False
+    return given.dim() == 2 and len(given) == samples and given.dtype == answer.dtype == own.dtype
 
 
 def times_used(result: Tensor) -> Counter[Tensor | None]:

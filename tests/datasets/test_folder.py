@@ -414,3 +414,28 @@ def test_a_linked_class_folder_is_read(animals: Path) -> None:
     (animals / "train" / "bee").rename(animals / "elsewhere")
     (animals / "train" / "bee").symlink_to(animals / "elsewhere")
     assert torch.equal(folder.load(animals, 4).train_x, expected.train_x)
+
+
+def test_a_stray_image_makes_no_class_of_a_part(animals: Path) -> None:
+    expected = folder.load(animals, 4)
+    for part in ("train", "test"):
+        grey(animals / part / "preview.png", 1)
+    data = folder.load(animals, 4)
+    assert data.names == ("ant", "bee") and torch.equal(data.train_x, expected.train_x)
+
+
+def test_parts_inside_classes_are_refused(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        grey(tmp_path / name / "cover.png", 1)
+        for part in ("train", "test"):
+            grey(tmp_path / name / part / "0.png", 1)
+    with pytest.raises(UserError, match="cat: holds parts; give train/CLASS and test/CLASS"):
+        folder.load(tmp_path, 4)
+
+
+def test_images_in_folders_inside_a_class_are_counted(animals: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grey(animals / "train" / "ant" / "more" / "9.png", 1)
+    (animals / "train" / "ant" / "a\nb.txt").touch()
+    folder.load(animals, 4)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "1 of them in folders of their own" in line and "1 file left out" in line

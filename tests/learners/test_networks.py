@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -248,6 +249,31 @@ class Tokens(nn.Module):
         return self.last(z.mean(1))
 
 
+class Folded(nn.Module):
+    """The rows of an image as if each were a sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row, self.last = nn.Linear(4, 8), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.row(x.reshape(-1, 4)).relu().reshape(len(x), -1, 8)
+        return self.last(z.mean(1))
+
+
+def pruned() -> nn.Module:
+    return prune.random_unstructured(nn.Linear(8, 8), "weight", 0.3)
+
+
+class Watched(Layers):
+    """One layer is also asked where no gradient is kept."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            aside = self.middle(self.first(x))
+        return super().forward(x) + 0 * aside.sum()
+
+
 def stack() -> list[nn.Module]:
     return [nn.Flatten(), nn.Linear(16, 8)]
 
@@ -262,6 +288,10 @@ OWN: dict[str, Callable[[], nn.Module]] = {
     "own function": lambda: Layers(*stack(), function=Rounded.apply),
     "weight norm": lambda: Layers(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(16, 8))),
     "half frozen": lambda: Layers(*stack(), nn.Linear(8, 8).requires_grad_(False), nn.Dropout(0.5)),
+    "pruned": lambda: Layers(*stack(), pruned()),
+    "old weight norm": lambda: Layers(*stack(), nn.utils.weight_norm(nn.Linear(8, 8))),
+    "rows as samples": Folded,
+    "asked without a gradient": lambda: Watched(*stack()),
     "convolution": lambda: Layers(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 8)),
     "group norm": lambda: Layers(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(16, 8)),
     "attention": Tokens,
