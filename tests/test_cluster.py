@@ -21,7 +21,7 @@ from cllib.errors import UserError
 from sweeping import begun, children, same, swept, until
 
 NAME = chapters.names()[0]
-GRID = ("-p", "meta=0,0.5,1,1.35", "-p", "epochs_per_task=2", "--seeds", "4", "--checkpoint-every", "58")
+GRID = ("-p", "meta=0,0.5,1,1.35", "-p", "epochs_per_task=2", "--seeds", "10", "--checkpoint-every", "58")
 NODE: dict[str, Any] = {"num_cpus": 1, "node_ip_address": "127.0.0.1"}
 
 
@@ -62,7 +62,7 @@ def test_a_sweep_survives_the_loss_of_workers_and_of_a_node(nodes: Cluster, tmp_
     result = swept(store, *GRID, "--on", nodes.address)
     assert result.exit_code == 0, result.output
     killer.join()
-    assert "4 points x 4 seeds = 16 runs: 0 kept, 16 missing" in result.stdout and not nodes.worker_nodes
+    assert "4 points x 10 seeds = 40 runs: 0 kept, 40 missing" in result.stdout and not nodes.worker_nodes
     places = [line.partition(" goes on ")[2] for line in result.stderr.splitlines() if " goes on " in line]
     assert places and all(place.startswith("from experience ") for place in places)
     assert set(places) != {"from experience 0, step 0"}
@@ -70,7 +70,7 @@ def test_a_sweep_survives_the_loss_of_workers_and_of_a_node(nodes: Cluster, tmp_
     same(store, straight)
     assert all((folder / "checkpoint.pt").exists() for folder, _ in sweeps.current(store)), "final weights come too"
     again = swept(store, *GRID, "--dry-run")
-    assert "16 kept, 0 missing" in again.stdout
+    assert "40 kept, 0 missing" in again.stdout
 
 
 HEAD = '# %% tags=["parameters"]\nprofile = None\n\n# %%\n'
