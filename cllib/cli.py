@@ -116,7 +116,8 @@ def away(
     from cllib import cluster
 
     for name in list(given):
-        if not fresh and notebooks.unchanged(name, profile, given[name], book, out):
+        threads = cluster.cores_of(given[name])
+        if not fresh and notebooks.unchanged(name, profile, given[name], book, out, threads):
             click.echo(f"{name}: {profile} profile unchanged, left as it is: {out / profile}")
             del given[name]
     if not given:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from importlib import metadata
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import CodeType
 from typing import Any
 
@@ -34,7 +34,7 @@ HERE = __name__.split(".")[0]
 LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 PLAIN = (
     *(type(None), bool, int, float, complex, str, bytes, range, enum.Enum, np.generic, torch.dtype, torch.device),
-    *(bytearray, slice, Decimal, Fraction, PurePath, re.Pattern),
+    *(bytearray, slice, Decimal, Fraction, re.Pattern),  # no paths: this package may lie anywhere
 )
 # Of a class: not what it does. (`__slotnames__` is put there when an instance is first pickled or copied.)
 UNSAID = (
@@ -263,7 +263,8 @@ def contents(value: Any) -> dict[str, Any]:
         return {"get": value.fget, "set": value.fset, "delete": value.fdel}
     if isinstance(value, functools.partial | functools.partialmethod):
         return {"function": value.func, "arguments": value.args, "named": value.keywords}
-    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if hasattr(value, name)]
+    kinds = [kind for kind in type(value).__mro__ if counts(kind)]  # what libraries keep in slots is their own affair
+    slots = [name for kind in kinds for name in vars(kind).get("__slots__", ()) if hasattr(value, name)]
     return {**{name: getattr(value, name) for name in slots}, **getattr(value, "__dict__", {})}
 
 

@@ -160,16 +160,25 @@ def _timed(
     return f"{name}: {profile} profile {how}: {path}", ""
 
 
-def unchanged(name: str, profile: str, given: Mapping[str, object], book: Path = BOOK, out: Path = ARTIFACTS) -> bool:
-    """Return whether the executed copy is what another run would make; raises `UserError` as `run` does."""
+def unchanged(
+    name: str, profile: str, given: Mapping[str, object], book: Path, out: Path, threads: int | None = None
+) -> bool:
+    """Return whether the executed copy is what another run would make; raises `UserError` as `run` does.
+
+    threads: of the machine that would run it, those of this process where None.
+    """
     _, done, _, _ = copies(name, profile, out)
     notebook = source(name, book)
-    made_of = stamp(notebook, profile, given, contained(asked(name, profile, given, notebook)))
+    made_of = stamp(notebook, profile, given, contained(asked(name, profile, given, notebook)), threads)
     return stamped(done, done.parent / "records" / name) == made_of
 
 
 def stamp(
-    notebook: NotebookNode, profile: str, given: Mapping[str, object], places: Iterable[tuple[str, str]] = ()
+    notebook: NotebookNode,
+    profile: str,
+    given: Mapping[str, object],
+    places: Iterable[tuple[str, str]] = (),
+    threads: int | None = None,
 ) -> str:
     """Return 16 hex digits of all that an executed copy depends on: the chapter, its parameters, code, data, versions.
 
@@ -177,7 +186,7 @@ def stamp(
     (`contained`). Data that was downloaded does not: it is known by its checksums.
     """
     told = [contents(notebook), profile, sorted(given.items()), runs.versions(), torch.cuda.is_available()]
-    told += [torch.get_num_threads(), sorted(places)]
+    told += [threads or torch.get_num_threads(), sorted(places)]
     beside = {path.name: checksum(path, "sha256") for path in sorted(ROOT.glob("*.py"))}  # which kernels can import
     files = digest(ROOT / "cllib", "*.py"), digest(ROOT / "data"), beside
     return hashlib.sha256(repr([*told, *files]).encode()).hexdigest()[:16]

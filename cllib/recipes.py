@@ -4,6 +4,7 @@ import json
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -195,8 +196,13 @@ class Recipe:
         told = {**asdict(self), **{name: {"kind": type(part).__name__, **asdict(part)} for name, part in named.items()}}
         if hasattr(self.network, "fingerprint"):
             told["network"]["started from"] = self.network.fingerprint()
-        plain: dict[str, Any] = json.loads(json.dumps(told, default=name_of))
+        plain: dict[str, Any] = json.loads(json.dumps(told, default=text_of))
         return plain
+
+
+def text_of(value: Any) -> str:
+    """A place as it is written; of what is no plain value, its kind."""
+    return str(value) if isinstance(value, PurePath) else name_of(value)
 
 
 def completed(told: Mapping[str, Any]) -> dict[str, Any]:
